@@ -1,0 +1,49 @@
+// DiskConfig: what a person says about a disk, as plain typed fields.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace vmm::disk {
+
+// How transfers reach the host's kernel.
+enum class IoEngine : std::uint8_t {
+  automatic,  // what was measured to be quickest for this file, see file_channel.h
+  uring,      // io_uring for every transfer; refused where the host forbids it
+  threads,    // blocking calls on a pool of threads
+};
+
+// What the bytes of a file are.
+enum class ImageFormat : std::uint8_t {
+  automatic,  // qcow2 by its first bytes, raw otherwise
+  raw,
+  qcow2,
+};
+
+// Zero means unlimited. A burst is what may pass at once after a pause; zero stands for a tenth of
+// a second's worth.
+struct RateLimits {
+  std::uint64_t bytes_per_second = 0;
+  std::uint64_t burst_bytes = 0;
+  std::uint64_t operations_per_second = 0;
+  std::uint64_t burst_operations = 0;
+};
+
+struct DiskConfig {
+  std::string path;
+  std::string label;  // what messages call it; empty: its path
+  ImageFormat format = ImageFormat::automatic;
+  bool read_only = false;
+  bool direct = false;   // O_DIRECT: past the host's page cache
+  bool scratch = false;  // what is written goes to a layer of its own, which ends with the disk
+  std::string serial;    // up to 20 bytes, what the guest sees as /sys/block/vda/serial
+  IoEngine io = IoEngine::automatic;
+  RateLimits limits;
+  std::uint16_t queues = 1;
+  std::uint16_t queue_size = 256;  // entries of each queue, a power of two from 4 to 1024
+};
+
+inline constexpr std::size_t kMaxSerial = 20;
+inline constexpr std::uint16_t kMaxQueues = 64;
+
+}  // namespace vmm::disk

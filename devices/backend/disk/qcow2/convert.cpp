@@ -1,0 +1,179 @@
+#include "devices/backend/disk/qcow2/convert.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "devices/backend/disk/qcow2/chain.h"
+#include "devices/backend/disk/qcow2/compression.h"
+#include "devices/backend/disk/qcow2/create.h"
+#include "src/base/new_file.h"
+
+namespace vmm::disk::qcow2 {
+namespace {
+
+constexpr std::uint64_t kPiece = 2u << 20;
+// A raw file's holes are not smaller.
+constexpr std::uint64_t kHole = 4096;
+
+bool is_zero(std::span<const std::byte> bytes) {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+class Target {
+ public:
+  virtual ~Target() = default;
+  // What is written or left out as one.
+  virtual std::uint64_t unit() const = 0;
+  // The most that one write takes.
+  virtual std::uint64_t most() const { return kPiece; }
+  virtual int write(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  virtual int finish() = 0;
+};
+
+class RawTarget : public Target {
+ public:
+  explicit RawTarget(int fd) : fd_(fd) {}
+  std::uint64_t unit() const override { return kHole; }
+  int write(std::uint64_t offset, std::span<const std::byte> data) override {
+    const auto written = write_all_at(fd_, data, offset);
+    return written ? 0 : written.error().code();
+  }
+  int finish() override { return 0; }
+
+ private:
+  int fd_;  // check: raw-descriptors allowed, NewFile owns it
+};
+
+class ImageTarget : public Target {
+ public:
+  ImageTarget(std::unique_ptr<Chain> chain, std::optional<Compression> compression)
+      : chain_(std::move(chain)), compression_(compression) {}
+  std::uint64_t unit() const override { return chain_->top().header().cluster_size(); }
+  std::uint64_t most() const override { return compression_ ? unit() : kPiece; }
+
+  int write(std::uint64_t offset, std::span<const std::byte> data) override {
+    if (!compression_) return write_plain(offset, data);
+    if (const int error = chain_->top().flush_when_due(); error != 0) return error;
+    // A cluster at the disk's end is packed as a whole one.
+    std::vector<std::byte> cluster(data.begin(), data.end());
+    cluster.resize(unit());
+    const auto packed = compress(*compression_, cluster);
+    return packed.empty() ? write_plain(offset, data) : append(offset / unit(), packed);
+  }
+  int finish() override { return chain_->flush(); }
+
+ private:
+  int write_plain(std::uint64_t offset, std::span<const std::byte> data) {
+    const iovec buffer{const_cast<std::byte*>(data.data()), data.size()};
+    Request request;
+    request.operation = Operation::write;
+    request.offset = offset;
+    request.length = data.size();
+    request.buffers = {&buffer, 1};
+    return chain_->perform(request);
+  }
+
+  // Packed clusters lie behind one another, across the file's clusters where these touch.
+  int append(std::uint64_t cluster, std::span<const std::byte> packed) {
+    Image& image = chain_->top();
+    if (packed.size() > end_ - at_) {
+      const auto run = image.allocate(1);
+      if (!run) return run.error();
+      const std::uint64_t host = run->first * unit();
+      if (host != end_) at_ = host;
+      end_ = host + unit();
+    }
+    if (const int error = image.storage().write(at_, packed); error != 0) return error;
+    if (const int error = image.link_compressed(cluster, at_, packed.size()); error != 0) {
+      return error;
+    }
+    at_ += packed.size();
+    return 0;
+  }
+
+  std::unique_ptr<Chain> chain_;
+  std::optional<Compression> compression_;
+  std::uint64_t at_ = 0;  // where the next packed cluster goes
+  std::uint64_t end_ = 0;
+};
+
+int copy(Chain& source, Target& target) {
+  const std::uint64_t unit = target.unit();
+  std::vector<std::byte> data(std::max(kPiece, unit));
+  for (std::uint64_t offset = 0; offset < source.size();) {
+    const std::uint64_t length = std::min<std::uint64_t>(data.size(), source.size() - offset);
+    const auto location = source.locate(offset, length);
+    if (!location) return location.error();
+    if (location->extent.kind == Extent::Kind::zero) {
+      // Up to where a unit of the target begins.
+      const std::uint64_t end = offset + location->extent.length;
+      const std::uint64_t next = end >= source.size() ? end : round_down(end, unit);
+      if (next > offset) {
+        offset = next;
+        continue;
+      }
+    }
+    const auto piece = std::span(data).first(length);
+    if (const int error = source.read(offset, piece); error != 0) return error;
+    // Neighbours that hold something are written together.
+    for (std::uint64_t begin = 0; begin < length;) {
+      const auto size = [&](std::uint64_t at) { return std::min(unit, length - at); };
+      std::uint64_t end = begin;
+      while (end < length && !is_zero(piece.subspan(end, size(end)))) end += size(end);
+      const std::uint64_t step = target.most();
+      for (std::uint64_t at = begin; at < end; at += step) {
+        const auto part = piece.subspan(at, std::min(step, end - at));
+        if (const int error = target.write(offset + at, part); error != 0) return error;
+      }
+      begin = end < length ? end + size(end) : end;
+    }
+    offset += length;
+  }
+  return 0;
+}
+
+}  // namespace
+
+Result<void> convert(const ConvertOptions& options) {
+  DiskConfig from;
+  from.path = options.source;
+  from.format = options.source_format;
+  from.read_only = true;
+  const auto source = TRY(Chain::open(from));
+  // A guest may have written such a header, and have it name any file of the host.
+  if (options.format == ImageFormat::raw && source->looks_like_image()) {
+    return fail(
+        "the content of '{}' begins as a qcow2 image does, and as a raw file would be taken "
+        "for one: convert it to qcow2",
+        options.source);
+  }
+  auto file = TRY(NewFile::create(options.target, 0666));
+  std::unique_ptr<Target> target;
+  if (options.format == ImageFormat::raw) {
+    if (::ftruncate(file.fd(), static_cast<off_t>(source->size())) < 0) {
+      return fail_errno("cannot extend '{}'", options.target);
+    }
+    target = std::make_unique<RawTarget>(file.fd());
+  } else {
+    CreateOptions create;
+    create.size = round_up(source->size(), kSectorSize);
+    create.cluster_size = options.cluster_size;
+    create.compression = options.compression.value_or(Compression::zlib);
+    TRY(write_empty_image(file.fd(), create));
+    DiskConfig into;
+    into.path = file.partial();
+    into.format = ImageFormat::qcow2;
+    target = std::make_unique<ImageTarget>(TRY(Chain::open(into)), options.compression);
+  }
+  int error = copy(*source, *target);
+  if (error == 0) error = target->finish();
+  target.reset();
+  if (error != 0) {
+    return fail_errno_text(
+        error, fmt::format("cannot convert '{}' to '{}'", options.source, options.target));
+  }
+  return file.publish();
+}
+
+}  // namespace vmm::disk::qcow2

@@ -1,0 +1,24 @@
+// convert(): the content of a disk, whatever it is stored in, as a new file that needs no other.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "devices/backend/disk/disk_config.h"
+#include "devices/backend/disk/qcow2/header.h"
+
+namespace vmm::disk::qcow2 {
+
+struct ConvertOptions {
+  std::string source;
+  ImageFormat source_format = ImageFormat::automatic;
+  std::string target;
+  ImageFormat format = ImageFormat::qcow2;  // raw: sparse
+  std::optional<Compression> compression;   // qcow2: each cluster that becomes smaller
+  std::uint64_t cluster_size = 1ull << kDefaultClusterBits;
+};
+
+// The target has its name only when it is whole and durable; it never overwrites.
+Result<void> convert(const ConvertOptions& options);
+
+}  // namespace vmm::disk::qcow2

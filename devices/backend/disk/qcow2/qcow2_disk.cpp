@@ -1,0 +1,48 @@
+#include "devices/backend/disk/qcow2/qcow2_disk.h"
+
+#include "devices/backend/disk/qcow2/qcow2_channel.h"
+#include "devices/backend/disk/uring_engine.h"
+
+namespace vmm::disk::qcow2 {
+
+Result<std::unique_ptr<Qcow2Disk>> Qcow2Disk::open(const DiskConfig& config) {
+  DiskConfig image = config;
+  image.format = ImageFormat::qcow2;
+  auto chain = TRY(Chain::open(image));
+  if (config.io == IoEngine::uring) {
+    if (const auto probe = UringEngine::create(chain->file(0)); !probe) {
+      return fail("disk '{}': {}; leave ',io=uring' out", config.path, probe.error().message());
+    }
+  }
+  std::unique_ptr<Qcow2Disk> disk(new Qcow2Disk(std::move(chain), config.io));
+  disk->info_ = disk->chain_->file(0).info();
+  disk->info_.size = disk->chain_->size();
+  if (disk->info_.size == 0) return fail("disk '{}' has a size of 0 bytes", config.path);
+  if (disk->info_.size % disk->info_.block_size != 0) {
+    return fail(
+        "disk '{}' has {} bytes, which is not a multiple of {}; `qemu-img resize` rounds it",
+        config.path, disk->info_.size, disk->info_.block_size);
+  }
+  return disk;
+}
+
+std::unique_ptr<Channel> Qcow2Disk::open_channel(EventLoop& loop, std::function<void()> ready) {
+  return std::make_unique<Qcow2Channel>(*chain_, io_, loop, std::move(ready));
+}
+
+Result<void> Qcow2Disk::sync() {
+  if (const int error = chain_->flush(); error != 0) {
+    return fail_errno_text(error, fmt::format("cannot flush disk '{}'", name()));
+  }
+  return {};
+}
+
+Result<void> Qcow2Disk::read(std::uint64_t offset, std::span<std::byte> target) {
+  if (const int error = chain_->read(offset, target); error != 0) {
+    errno = error;
+    return fail_errno("cannot read disk '{}'", name());
+  }
+  return {};
+}
+
+}  // namespace vmm::disk::qcow2

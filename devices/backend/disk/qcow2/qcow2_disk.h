@@ -1,0 +1,26 @@
+// Qcow2Disk: a disk whose bytes are those of a chain of images.
+#pragma once
+
+#include "devices/backend/disk/qcow2/chain.h"
+
+namespace vmm::disk::qcow2 {
+
+class Qcow2Disk : public Disk {
+ public:
+  static Result<std::unique_ptr<Qcow2Disk>> open(const DiskConfig& config);
+
+  const DiskInfo& info() const override { return info_; }
+  const std::string& name() const override { return chain_->file(0).name(); }
+  std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
+  Result<void> sync() override;
+  Result<void> read(std::uint64_t offset, std::span<std::byte> target) override;
+
+ private:
+  Qcow2Disk(std::unique_ptr<Chain> chain, IoEngine io) : chain_(std::move(chain)), io_(io) {}
+
+  std::unique_ptr<Chain> chain_;
+  IoEngine io_;
+  DiskInfo info_;
+};
+
+}  // namespace vmm::disk::qcow2

@@ -1,0 +1,484 @@
+// The network process end to end, in memory: this test is the guest, by hand-made frames.
+#include "devices/backend/net/user_network.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "src/user_net/offload.h"
+#include "src/user_net/virtio_net.h"
+
+namespace vmm::net {
+namespace {
+
+using user_net::ipv4;
+using user_net::Ipv4Address;
+using virtio_net::Header;
+
+constexpr std::uint64_t kAllOffloads =
+    virtio_net::kCsum | virtio_net::kGuestCsum | virtio_net::kHostTso4 | virtio_net::kGuestTso4;
+const std::string kGuestMac("\x52\x54\x00\x12\x34\x56", 6);
+const std::string kBroadcast(6, '\xff');
+constexpr Ipv4Address kGuest = ipv4(10, 0, 2, 15), kGateway = ipv4(10, 0, 2, 2);
+constexpr std::uint8_t kSyn = 2, kPush = 8, kAck = 16;
+
+std::string be16(std::size_t value) {
+  return {static_cast<char>(value >> 8 & 255), static_cast<char>(value & 255)};
+}
+std::string be32(std::uint32_t value) { return be16(value >> 16) + be16(value & 0xffff); }
+std::uint16_t get16(const std::string& text, std::size_t at) {
+  return static_cast<std::uint16_t>(static_cast<std::uint8_t>(text.at(at)) << 8 |
+                                    static_cast<std::uint8_t>(text.at(at + 1)));
+}
+std::uint32_t get32(const std::string& text, std::size_t at) {
+  return std::uint32_t{get16(text, at)} << 16 | get16(text, at + 2);
+}
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+
+struct Received {
+  Header header;
+  std::string frame;
+};
+
+// A socket of the host on the loopback, with a port of the kernel's choice.
+UniqueFd host_socket(int type, std::uint16_t& port) {
+  UniqueFd fd(::socket(AF_INET, type | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  socklen_t size = sizeof address;
+  EXPECT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  port = ntohs(address.sin_port);
+  if (type == SOCK_STREAM) (void)::listen(fd.get(), 8);
+  return fd;
+}
+
+class UserNetworkTest : public ::testing::Test {
+ protected:
+  void start(const user_net::Config& config = {}, std::uint64_t features = kAllOffloads) {
+    auto network = UserNetwork::spawn(config);
+    ASSERT_TRUE(network) << network.error().message();
+    network_ = std::move(*network);
+    const auto result = network_->start(features);
+    ASSERT_TRUE(result) << result.error().message();
+  }
+  void send(const std::string& frame, Header header = {}) {
+    const iovec parts[] = {{&header, sizeof header},
+                           {const_cast<char*>(frame.data()), frame.size()}};
+    const Frame message(parts);
+    ASSERT_EQ(network_->send(0, {&message, 1}).done, 1u);
+  }
+  std::optional<Received> receive(int patience_ms = 10'000) {
+    std::string buffer(kMaxFrame, 0);
+    const iovec part{buffer.data(), buffer.size()};
+    for (;;) {
+      const auto result = network_->receive(0, {&part, 1});
+      if (result.size != 0) {
+        Received received;
+        std::memcpy(&received.header, buffer.data(), sizeof received.header);
+        received.frame = buffer.substr(kHeaderSize, result.size - kHeaderSize);
+        return received;
+      }
+      pollfd entry{network_->fd(0), POLLIN, 0};
+      if (result.state == IoState::closed || ::poll(&entry, 1, patience_ms) <= 0) {
+        return std::nullopt;
+      }
+    }
+  }
+  // The next frame of an EtherType; answers requests for the guest's address on the way.
+  std::optional<Received> receive_type(std::uint16_t type, int patience_ms = 10'000) {
+    while (auto received = receive(patience_ms)) {
+      if (get16(received->frame, 12) == type) return received;
+      if (get16(received->frame, 12) == 0x0806 && get16(received->frame, 20) == 1) {
+        send(arp(2, received->frame.substr(6, 6), received->frame.substr(22, 6), kGateway));
+      }
+    }
+    return std::nullopt;
+  }
+  static std::string arp(std::uint16_t operation, const std::string& to,
+                         const std::string& target_mac, Ipv4Address target) {
+    return to + kGuestMac + be16(0x0806) + be16(1) + be16(0x0800) + "\6\4" + be16(operation) +
+           kGuestMac + be32(kGuest.value) + target_mac + be32(target.value);
+  }
+  static std::string ip_frame(std::uint8_t protocol, Ipv4Address from, Ipv4Address to,
+                              const std::string& payload) {
+    std::string ip = std::string("\x45\0", 2) + be16(20 + payload.size()) + be32(0x4000) +
+                     std::string("\x40", 1) + static_cast<char>(protocol) + be16(0) +
+                     be32(from.value) + be32(to.value);
+    const auto sum = user_net::checksum_finish(user_net::checksum_add(0, bytes_of(ip)));
+    std::memcpy(ip.data() + 10, &sum, 2);
+    const std::string gateway_mac("\x52\x55\x0a\x00\x02\x02", 6);
+    return gateway_mac + kGuestMac + be16(0x0800) + ip + payload;
+  }
+  static std::string udp_frame(Ipv4Address from, std::uint16_t from_port, Ipv4Address to,
+                               std::uint16_t to_port, const std::string& payload) {
+    return ip_frame(17, from, to,
+                    be16(from_port) + be16(to_port) + be16(8 + payload.size()) + be16(0) + payload);
+  }
+  void send_tcp(std::uint16_t from, std::uint16_t to, std::uint8_t flags,
+                const std::string& options, const std::string& payload) {
+    const auto words = static_cast<char>((20 + options.size()) / 4 << 4);
+    auto frame = ip_frame(6, kGuest, kGateway,
+                          be16(from) + be16(to) + be32(sequence_) + be32(acknowledged_) + words +
+                              static_cast<char>(flags) + be16(65535) + be32(0) + options + payload);
+    const auto bytes = std::as_writable_bytes(std::span(frame));
+    // A guest with offloads leaves checksum and segments to the device.
+    auto header = user_net::prepare_large_segment(bytes, *user_net::find_tcp(bytes), 1460);
+    if (payload.size() <= 1460) header.gso_type = virtio_net::kGsoNone;
+    send(frame, header);
+    sequence_ += static_cast<std::uint32_t>(payload.size() + ((flags & kSyn) != 0 ? 1 : 0));
+  }
+  std::optional<Received> receive_tcp() {
+    while (auto received = receive_type(0x0800)) {
+      if (received->frame[23] == 6) return received;
+    }
+    return std::nullopt;
+  }
+  static std::string tcp_payload(const std::string& frame) {
+    return frame.substr(user_net::find_tcp(bytes_of(frame))->payload);
+  }
+  // Takes `size` bytes of a stream, acknowledging each segment; the largest frame into largest_.
+  std::string receive_stream(std::uint16_t own, std::uint16_t other, std::size_t size) {
+    std::string stream;
+    while (stream.size() < size) {
+      const auto segment = receive_tcp();
+      if (!segment) break;
+      const auto payload = tcp_payload(segment->frame);
+      if (payload.empty() || get32(segment->frame, 38) != acknowledged_) continue;
+      check_segment(*segment);
+      stream += payload;
+      acknowledged_ += static_cast<std::uint32_t>(payload.size());
+      send_tcp(own, other, kAck, "", "");
+    }
+    return stream;
+  }
+  void check_segment(const Received& segment) {
+    largest_ = std::max(largest_, segment.frame.size());
+    if (segment.frame.size() <= 1514) return;
+    EXPECT_EQ(segment.header.gso_type, virtio_net::kGsoTcp4);
+    EXPECT_EQ(segment.header.gso_size, 1400) << "not what the guest's SYN said";
+    EXPECT_EQ(segment.header.flags, virtio_net::kNeedsCsum);
+    EXPECT_EQ(segment.header.csum_start, 34);
+    EXPECT_EQ(segment.header.hdr_len, 54);
+  }
+  // From the guest's port 5000 to the host's `port`.
+  void connect(std::uint16_t port) {
+    send(arp(1, kBroadcast, std::string(6, 0), kGateway));
+    ASSERT_TRUE(receive_type(0x0806));
+    send_tcp(5000, port, kSyn, "\x02\x04" + be16(1400), "");
+    const auto answer = receive_tcp();
+    ASSERT_TRUE(answer);
+    ASSERT_EQ(answer->frame[47], kSyn | kAck);
+    acknowledged_ = get32(answer->frame, 38) + 1;
+    send_tcp(5000, port, kAck, "", "");
+  }
+
+  std::unique_ptr<UserNetwork> network_;
+  std::uint32_t sequence_ = 1000;
+  std::uint32_t acknowledged_ = 0;
+  std::size_t largest_ = 0;
+};
+
+std::string pattern(std::size_t size) {
+  std::string bytes(size, 0);
+  for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 13 + i / 4099);
+  return bytes;
+}
+
+void send_all(const UniqueFd& fd, const std::string& text) {
+  ASSERT_TRUE(write_all(fd.get(), bytes_of(text)));
+}
+
+std::string read_bytes(const UniqueFd& fd, std::size_t size) {
+  std::string text(size, 0);
+  std::size_t done = 0;
+  while (done < size) {
+    pollfd entry{fd.get(), POLLIN, 0};
+    if (::poll(&entry, 1, 10'000) <= 0) break;
+    const ssize_t n = ::recv(fd.get(), text.data() + done, size - done, 0);
+    if (n <= 0) break;
+    done += static_cast<std::size_t>(n);
+  }
+  text.resize(done);
+  return text;
+}
+
+TEST_F(UserNetworkTest, AnswersArp) {
+  start();
+  send(arp(1, kBroadcast, std::string(6, 0), kGateway));
+  const auto answer = receive_type(0x0806);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(get16(answer->frame, 20), 2);
+  EXPECT_EQ(get32(answer->frame, 28), kGateway.value);
+}
+
+TEST_F(UserNetworkTest, OffersAnAddress) {
+  user_net::Config config;
+  config.hostname = "guest1";
+  start(config);
+  const std::string discover = std::string("\1\1\6\0", 4) + be32(0x12345678) + std::string(20, 0) +
+                               kGuestMac + std::string(10 + 192, 0) + "\x63\x82\x53\x63" +
+                               std::string("\x35\1\1\xff", 4) + std::string(60, 0);
+  send(kBroadcast + kGuestMac + udp_frame({0}, 68, {0xffffffff}, 67, discover).substr(12));
+  const auto offer = receive_type(0x0800);
+  ASSERT_TRUE(offer);
+  const std::string reply = offer->frame.substr(14 + 20 + 8);
+  EXPECT_EQ(get32(reply, 4), 0x12345678u);
+  EXPECT_EQ(get32(reply, 16), kGuest.value);
+  EXPECT_NE(reply.find("\x35\1\2"), std::string::npos) << "no offer";
+  EXPECT_NE(reply.find("\3\4" + be32(kGateway.value)), std::string::npos) << "no router";
+  EXPECT_NE(reply.find("\6\4" + be32(ipv4(10, 0, 2, 3).value)), std::string::npos) << "no DNS";
+  EXPECT_NE(reply.find("guest1"), std::string::npos) << "no host name";
+}
+
+TEST_F(UserNetworkTest, LargeSegmentsBothWays) {
+  std::uint16_t port = 0;
+  const auto listener = host_socket(SOCK_STREAM, port);
+  start();
+  connect(port);
+  const UniqueFd host(::accept(listener.get(), nullptr, nullptr));
+  const auto down = pattern(300'000);
+  std::jthread writer([&] { send_all(host, down); });
+  EXPECT_TRUE(receive_stream(5000, port, down.size()) == down);
+  writer.join();
+  EXPECT_GT(largest_, 15'000u) << "no large segments";
+  const auto up = pattern(60'000);
+  send_tcp(5000, port, kAck | kPush, "", up);
+  EXPECT_TRUE(read_bytes(host, up.size()) == up);
+}
+
+TEST_F(UserNetworkTest, SmallSegmentsForGuestsThatTakeNoOthers) {
+  std::uint16_t port = 0;
+  const auto listener = host_socket(SOCK_STREAM, port);
+  start({}, 0);
+  connect(port);
+  const UniqueFd host(::accept(listener.get(), nullptr, nullptr));
+  const auto down = pattern(100'000);
+  std::jthread writer([&] { send_all(host, down); });
+  EXPECT_TRUE(receive_stream(5000, port, down.size()) == down);
+  writer.join();
+  EXPECT_LE(largest_, 14u + 40 + 1400);
+}
+
+TEST_F(UserNetworkTest, AnOpenedWindowIsTold) {
+  std::uint16_t port = 0;
+  const auto listener = host_socket(SOCK_STREAM, port);
+  start();
+  connect(port);
+  const UniqueFd host(::accept(listener.get(), nullptr, nullptr));
+  // The host does not read, until libslirp takes no more.
+  std::size_t sent = 0;
+  const auto window = [](const Received& segment) { return get16(segment.frame, 48); };
+  for (std::size_t space = 65535; space > 1000;) {
+    const std::size_t size = std::min<std::size_t>(space, 30'000);
+    send_tcp(5000, port, kAck | kPush, "", std::string(size, 'x'));
+    sent += size;
+    ASSERT_LT(sent, 64u << 20);
+    const auto answer = receive_tcp();
+    ASSERT_TRUE(answer);
+    space = get32(answer->frame, 42) + window(*answer) - sequence_;
+  }
+  EXPECT_EQ(read_bytes(host, sent).size(), sent);
+  std::uint16_t last = 0;
+  while (last < 32'000) {
+    const auto update = receive_tcp();
+    ASSERT_TRUE(update) << "the window stays at " << last;
+    last = window(*update);
+  }
+}
+
+TEST_F(UserNetworkTest, PublishedPortsReachTheGuest) {
+  std::uint16_t port = 0;
+  (void)host_socket(SOCK_STREAM, port);  // free again, and nobody else's so soon
+  user_net::Config config;
+  config.forwards = {{.host_port = port, .guest_port = 80}};
+  start(config);
+  const UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(port);
+  ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const auto syn = receive_tcp();
+  ASSERT_TRUE(syn);
+  EXPECT_EQ(get16(syn->frame, 36), 80);
+  EXPECT_EQ(get32(syn->frame, 30), kGuest.value);
+  const auto remote = get16(syn->frame, 34);
+  acknowledged_ = get32(syn->frame, 38) + 1;
+  send_tcp(80, remote, kSyn | kAck, "\x02\x04" + be16(1400), "");
+  const auto request = pattern(100'000);
+  std::jthread writer([&] { send_all(client, request); });
+  EXPECT_TRUE(receive_stream(80, remote, request.size()) == request);
+  writer.join();
+  EXPECT_GT(largest_, 15'000u) << "no large segments";
+  send_tcp(80, remote, kAck | kPush, "", "welcome");
+  EXPECT_EQ(read_bytes(client, 7), "welcome");
+}
+
+TEST_F(UserNetworkTest, LargeDatagramsAreFragmented) {
+  std::uint16_t port = 0;
+  const auto host = host_socket(SOCK_DGRAM, port);
+  start();
+  send(arp(1, kBroadcast, std::string(6, 0), kGateway));
+  ASSERT_TRUE(receive_type(0x0806));
+  send(udp_frame(kGuest, 4000, kGateway, port, "ping"));
+  char text[16];
+  sockaddr_in from{};
+  socklen_t size = sizeof from;
+  ASSERT_EQ(::recvfrom(host.get(), text, sizeof text, 0, reinterpret_cast<sockaddr*>(&from), &size),
+            4);
+  const auto answer = pattern(40'000);  // libslirp cuts it as well
+  ASSERT_EQ(::sendto(host.get(), answer.data(), answer.size(), 0,
+                     reinterpret_cast<sockaddr*>(&from), size),
+            static_cast<ssize_t>(answer.size()));
+  std::string datagram;
+  for (bool more = true; more;) {
+    const auto fragment = receive_type(0x0800);
+    ASSERT_TRUE(fragment);
+    EXPECT_LE(fragment->frame.size(), 1514u);
+    const auto place = get16(fragment->frame, 20);
+    EXPECT_EQ((place & 0x1fff) * 8u, datagram.size());
+    more = (place & 0x2000) != 0;
+    const auto ip = fragment->frame.substr(14, 20);
+    const auto sum = user_net::checksum_finish(user_net::checksum_add(0, bytes_of(ip)));
+    EXPECT_EQ(sum, 0xffff) << "the header's checksum is wrong";
+    datagram += fragment->frame.substr(34);
+  }
+  EXPECT_EQ(datagram.substr(8), answer);
+}
+
+TEST_F(UserNetworkTest, HostileFramesHarmNobody) {
+  start();
+  unsigned seed = 7;
+  for (int i = 0; i < 3000; ++i) {
+    const auto next = [&] { return seed = seed * 1103515245 + 12345, seed >> 16; };
+    std::string frame = i % 2 == 0 ? arp(1, kBroadcast, std::string(6, 0), kGateway)
+                                   : udp_frame(kGuest, 9, kGateway, 9, std::string(40, 'x'));
+    for (unsigned k = 0; k < 4; ++k) frame[next() % frame.size()] = static_cast<char>(next());
+    frame.resize(14 + next() % (frame.size() - 13));
+    const Header header{.flags = static_cast<std::uint8_t>(next()),
+                        .gso_type = static_cast<std::uint8_t>(next()),
+                        .hdr_len = static_cast<std::uint16_t>(next()),
+                        .gso_size = static_cast<std::uint16_t>(next()),
+                        .csum_start = static_cast<std::uint16_t>(next()),
+                        .csum_offset = static_cast<std::uint16_t>(next() % 100)};
+    const iovec parts[] = {{const_cast<Header*>(&header), sizeof header},
+                           {frame.data(), frame.size()}};
+    const Frame message(parts);
+    while (network_->send(0, {&message, 1}).done == 0) (void)receive(1);
+  }
+  while (receive(100)) {
+  }
+  send(arp(1, kBroadcast, std::string(6, 0), kGateway));
+  EXPECT_TRUE(receive_type(0x0806));
+}
+
+TEST_F(UserNetworkTest, TakenPortsAreNamed) {
+  std::uint16_t port = 0;
+  const auto holder = host_socket(SOCK_STREAM, port);
+  user_net::Config config;
+  config.forwards = {{.host_port = port, .guest_port = 80}};
+  auto network = UserNetwork::spawn(config);
+  ASSERT_TRUE(network);
+  const auto result = (*network)->wait_ready();
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().message(),
+            fmt::format("cannot publish tcp port {} of 127.0.0.1: it is taken", port));
+}
+
+TEST_F(UserNetworkTest, AddressesThatTheHostDoesNotHaveAreNamed) {
+  user_net::Config config;
+  config.forwards = {{.host = ipv4(192, 0, 2, 77), .host_port = 8080, .guest_port = 80}};
+  auto network = UserNetwork::spawn(config);
+  ASSERT_TRUE(network);
+  const auto result = (*network)->wait_ready();
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().message(),
+            "cannot publish tcp port 8080 of 192.0.2.77: the host has no such address");
+}
+
+TEST_F(UserNetworkTest, IsConfined) {
+  start();
+  const auto status = read_text_file(fmt::format("/proc/{}/status", network_->process()));
+  ASSERT_TRUE(status);
+  for (const auto* line : {"\nSeccomp:\t2", "\nNoNewPrivs:\t1", "\nCapEff:\t0000000000000000"}) {
+    EXPECT_NE(status->find(line), std::string::npos) << line;
+  }
+}
+
+TEST_F(UserNetworkTest, EndsWithItsOwner) {
+  start();
+  const pid_t process = network_->process();
+  network_.reset();
+  EXPECT_EQ(::kill(process, 0), -1);
+  EXPECT_EQ(errno, ESRCH) << "a zombie is left";
+}
+
+TEST_F(UserNetworkTest, ADeadProcessIsNoticedAndReaped) {
+  start();
+  const pid_t process = network_->process();
+  ASSERT_EQ(::kill(process, SIGKILL), 0);
+  EXPECT_FALSE(receive());
+  EXPECT_EQ(network_->process(), 0);
+  EXPECT_EQ(::kill(process, 0), -1);
+  const auto result = network_->start(0);
+  EXPECT_FALSE(result);
+}
+
+TEST(SocketBackendTest, ConnectsToAListeningProcess) {
+  char folder[] = "/tmp/ethernet-test-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/net";
+  EXPECT_EQ(SocketBackend::connect(path).error().message(),
+            fmt::format("cannot connect to network socket '{}': No such file or directory", path));
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(SocketBackend::connect(path).error().message(),
+            fmt::format("nobody listens at network socket '{}'", path));
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  const auto backend = SocketBackend::connect(path);
+  ASSERT_TRUE(backend) << backend.error().message();
+  EXPECT_EQ((*backend)->wait_ready(std::chrono::milliseconds(10)).error().message(),
+            "the network process did not answer within 10 ms");
+  const UniqueFd peer(::accept(listener.get(), nullptr, nullptr));
+  ASSERT_EQ(::send(peer.get(), "who are you?", 12, 0), 12);
+  EXPECT_EQ((*backend)->wait_ready().error().message(),
+            "what answers at the network socket is not a network process");
+  ::unlink(path.c_str());
+  ::rmdir(folder);
+}
+
+TEST(UserNetworkProgramTest, AMissingProgramIsNamed) {
+  const char* before = ::getenv("VMM_LIBEXEC");
+  const std::string saved = before == nullptr ? "" : before;
+  ::setenv("VMM_LIBEXEC", "/nowhere", 1);
+  const auto network = UserNetwork::spawn({});
+  if (before == nullptr) {
+    ::unsetenv("VMM_LIBEXEC");
+  } else {
+    ::setenv("VMM_LIBEXEC", saved.c_str(), 1);
+  }
+  ASSERT_FALSE(network);
+  EXPECT_EQ(network.error().message(),
+            "the network program '/nowhere/vmm-net' cannot be run: VMM_LIBEXEC names its folder");
+}
+
+}  // namespace
+}  // namespace vmm::net

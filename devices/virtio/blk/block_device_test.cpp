@@ -1,0 +1,596 @@
+#include "devices/virtio/blk/block_device.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "devices/backend/disk/temporary_file.h"
+#include "devices/virtio/device_suite_test.h"
+
+namespace vmm::virtio {
+namespace {
+
+using namespace blk;
+using disk::DiskConfig;
+using disk::IoEngine;
+using test::DriverQueue;
+using test::readable;
+using test::readable_struct;
+using test::TemporaryDirectory;
+using test::TestInterrupts;
+using test::writable;
+
+constexpr std::size_t kSize = 4u << 20;
+constexpr std::uint64_t kSectors = kSize / 512;
+
+struct Answer {
+  Status status{};
+  std::uint32_t written = 0;
+  std::string data;
+};
+
+// A device with its driver. The guest's memory is 64 MiB, as buffers are never reused.
+class BlockRig {
+ public:
+  explicit BlockRig(DiskConfig config = {}, const char* parent = test::kOnDisk,
+                    std::uint16_t queues = 1)
+      : directory_(parent), path_(directory_.file("disk", kSize)) {
+    config.path = path_;
+    config.queues = queues;
+    device_ = std::move(BlockDevice::create(config, "blk0").value());
+    for (std::uint16_t i = 0; i < queues; ++i) {
+      queues_.push_back(std::make_unique<DriverQueue>(ram_, 256));
+    }
+  }
+  ~BlockRig() { (void)device_->deactivate(); }
+
+  void activate() { activate(device_->features()); }
+  void activate(std::uint64_t features) {
+    std::vector<DriverQueue*> pointers;
+    for (auto& queue : queues_) pointers.push_back(queue.get());
+    ASSERT_TRUE(
+        device_->activate(test::activation_of(ram_.memory(), features, pointers, interrupts_)));
+  }
+  void restart_with_new_rings() {
+    (void)device_->deactivate();
+    for (auto& queue : queues_) queue = std::make_unique<DriverQueue>(ram_, 256);
+    activate();
+  }
+
+  DriverQueue& queue(std::size_t index = 0) { return *queues_[index]; }
+  BlockDevice& device() { return *device_; }
+  TestInterrupts& interrupts() { return interrupts_; }
+  test::GuestRam& ram() { return ram_; }
+  const std::string& path() const { return path_; }
+
+  // Sends a chain whose last buffer ends with the status byte, and waits for it.
+  Answer send(const std::vector<test::BufferSpec>& buffers, std::size_t index = 0) {
+    auto& driver = *queues_[index];
+    const auto head = driver.add(buffers);
+    driver.kick();
+    const auto used = driver.wait_used();
+    EXPECT_TRUE(used) << interrupts_.reason();
+    if (!used) return {};
+    EXPECT_EQ(used->head, head);
+    Answer answer;
+    answer.written = used->written;
+    std::string all;
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+      if (buffers[i].writable) all += driver.text(head, i);
+    }
+    answer.status = static_cast<Status>(all.back());
+    answer.data = all.substr(0, all.size() - 1);
+    return answer;
+  }
+  static test::BufferSpec header(std::uint32_t type, std::uint64_t sector = 0) {
+    return readable_struct(RequestHeader{type, 0, sector});
+  }
+  Answer read(std::uint64_t sector, std::uint32_t length, std::size_t index = 0) {
+    return send({header(kTypeIn, sector), writable(length), writable(1)}, index);
+  }
+  Status write(std::uint64_t sector, const std::string& data, std::size_t index = 0) {
+    return send({header(kTypeOut, sector), readable(data), writable(1)}, index).status;
+  }
+  Status flush() { return send({header(kTypeFlush), writable(1)}).status; }
+  Status segments(std::uint32_t type, const std::vector<Segment>& list) {
+    std::string data(reinterpret_cast<const char*>(list.data()), list.size() * sizeof(Segment));
+    return send({header(type), readable(data), writable(1)}).status;
+  }
+  void expect_needs_reset(const std::vector<test::BufferSpec>& buffers) {
+    queues_[0]->add(buffers);
+    queues_[0]->kick();
+    EXPECT_TRUE(interrupts_.wait_needs_reset());
+    EXPECT_EQ(queues_[0]->used_index(), 0);
+  }
+
+ private:
+  TemporaryDirectory directory_;
+  std::string path_;
+  test::GuestRam ram_{64u << 20};
+  TestInterrupts interrupts_;
+  std::unique_ptr<BlockDevice> device_;
+  std::vector<std::unique_ptr<DriverQueue>> queues_;
+};
+
+const std::string kPattern = TemporaryDirectory::pattern(kSize);
+
+struct Way {
+  const char* name;
+  const char* parent;
+  IoEngine io;
+};
+class BlockTest : public ::testing::TestWithParam<Way> {
+ protected:
+  BlockRig rig_{{.io = GetParam().io}, GetParam().parent};
+};
+INSTANTIATE_TEST_SUITE_P(Ways, BlockTest,
+                         ::testing::Values(Way{"Memory", test::kInMemory, IoEngine::automatic},
+                                           Way{"Disk", test::kOnDisk, IoEngine::automatic},
+                                           Way{"Uring", test::kOnDisk, IoEngine::uring},
+                                           Way{"Threads", test::kOnDisk, IoEngine::threads}),
+                         [](const auto& way) { return std::string(way.param.name); });
+
+TEST_P(BlockTest, ReadsAndWrites) {
+  rig_.activate();
+  const auto answer = rig_.read(3, 4096);
+  EXPECT_EQ(answer.status, Status::ok);
+  EXPECT_EQ(answer.written, 4097u);
+  EXPECT_EQ(answer.data, kPattern.substr(3 * 512, 4096));
+  const std::string text(8192, 'w');
+  EXPECT_EQ(rig_.write(100, text), Status::ok);
+  EXPECT_EQ(rig_.read(100, 8192).data, text);
+  EXPECT_EQ(rig_.read(kSectors - 1, 512).data, kPattern.substr(kSize - 512));
+  EXPECT_EQ(rig_.flush(), Status::ok);
+  EXPECT_EQ(TemporaryDirectory::content(rig_.path()).substr(100 * 512, 8192), text);
+  const auto statistics = rig_.device().statistics();
+  EXPECT_EQ(statistics.reads, 3u);
+  EXPECT_EQ(statistics.bytes_read, 4096u + 8192u + 512u);
+  EXPECT_EQ(statistics.writes, 1u);
+  EXPECT_EQ(statistics.bytes_written, 8192u);
+  EXPECT_EQ(statistics.flushes, 1u);
+  EXPECT_EQ(statistics.errors, 0u);
+}
+
+TEST_P(BlockTest, InterruptsTheDriver) {
+  rig_.activate();
+  EXPECT_EQ(rig_.read(0, 512).status, Status::ok);
+  EXPECT_TRUE(rig_.interrupts().wait_queue_used(0));
+}
+
+TEST_P(BlockTest, TakesAnyLayout) {
+  rig_.activate();
+  // Header in three pieces, data in odd pieces, the status behind data in one descriptor.
+  const RequestHeader header{kTypeIn, 0, 8};
+  const std::string bytes(reinterpret_cast<const char*>(&header), sizeof header);
+  auto answer = rig_.send({readable(bytes.substr(0, 1)), readable(bytes.substr(1, 10)),
+                           readable(bytes.substr(11)), writable(100), writable(413)});
+  EXPECT_EQ(answer.status, Status::ok);
+  EXPECT_EQ(answer.data, kPattern.substr(8 * 512, 512));
+  // Header and data of a write in one descriptor.
+  const RequestHeader out{kTypeOut, 0, 9};
+  const std::string data(512, 'q');
+  answer = rig_.send(
+      {readable(std::string(reinterpret_cast<const char*>(&out), sizeof out) + data), writable(1)});
+  EXPECT_EQ(answer.status, Status::ok);
+  EXPECT_EQ(rig_.read(9, 512).data, data);
+  // An empty descriptor behind the status.
+  answer = rig_.send({BlockRig::header(kTypeFlush), writable(1)});
+  EXPECT_EQ(answer.status, Status::ok);
+}
+
+TEST_P(BlockTest, TakesIndirectTables) {
+  rig_.activate();
+  auto& driver = rig_.queue();
+  const auto head = driver.add_indirect(
+      {BlockRig::header(kTypeIn, 1), writable(512), writable(512), writable(1)});
+  driver.kick();
+  ASSERT_TRUE(driver.wait_used());
+  EXPECT_EQ(driver.text(head, 1) + driver.text(head, 2), kPattern.substr(512, 1024));
+  EXPECT_EQ(driver.text(head, 3), std::string(1, '\0'));
+}
+
+TEST_P(BlockTest, ZeroesAndDiscards) {
+  rig_.activate();
+  EXPECT_EQ(rig_.segments(kTypeWriteZeroes, {{8, 16, 0}, {64, 8, kSegmentUnmap}}), Status::ok);
+  EXPECT_EQ(rig_.read(8, 8192).data, std::string(8192, '\0'));
+  EXPECT_EQ(rig_.read(64, 4096).data, std::string(4096, '\0'));
+  EXPECT_EQ(rig_.read(24, 512).data, kPattern.substr(24 * 512, 512));
+  EXPECT_EQ(rig_.segments(kTypeDiscard, {{2048, 2048, 0}}), Status::ok);
+  EXPECT_EQ(rig_.read(4096, 512).data, kPattern.substr(4096 * 512, 512));
+  const auto statistics = rig_.device().statistics();
+  EXPECT_EQ(statistics.discards, 1u);
+  EXPECT_EQ(statistics.write_zeroes, 1u);
+}
+
+TEST_P(BlockTest, RandomRequestsMatchAModel) {
+  rig_.activate();
+  std::string model = kPattern;
+  std::mt19937 random(11);
+  for (int i = 0; i < 60; ++i) {
+    const std::uint64_t sector = random() % kSectors;
+    const auto count =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(1 + random() % 64, kSectors - sector));
+    const std::uint32_t length = count * 512;
+    switch (random() % 4) {
+      case 0:
+        EXPECT_EQ(rig_.read(sector, length).data, model.substr(sector * 512, length)) << i;
+        break;
+      case 1: {
+        const std::string text(length, static_cast<char>(i));
+        EXPECT_EQ(rig_.write(sector, text), Status::ok) << i;
+        model.replace(sector * 512, length, text);
+        break;
+      }
+      case 2:
+        EXPECT_EQ(
+            rig_.segments(kTypeWriteZeroes, {{sector, count, i % 2 == 0 ? 0u : kSegmentUnmap}}),
+            Status::ok)
+            << i;
+        model.replace(sector * 512, length, std::string(length, '\0'));
+        break;
+      default:
+        EXPECT_EQ(rig_.flush(), Status::ok);
+    }
+  }
+  (void)rig_.device().deactivate();
+  EXPECT_EQ(TemporaryDirectory::content(rig_.path()), model);
+}
+
+TEST_P(BlockTest, ManyRequestsInFlight) {
+  rig_.activate();
+  auto& driver = rig_.queue();
+  constexpr std::size_t kCount = 85;  // three descriptors each
+  std::vector<std::uint16_t> heads;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    heads.push_back(driver.add({BlockRig::header(kTypeIn, i * 8), writable(4096), writable(1)}));
+  }
+  driver.kick();
+  for (std::size_t i = 0; i < kCount; ++i) ASSERT_TRUE(driver.wait_used()) << i;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    EXPECT_EQ(driver.text(heads[i], 1), kPattern.substr(i * 4096, 4096)) << i;
+    EXPECT_EQ(driver.text(heads[i], 2), std::string(1, '\0')) << i;
+  }
+}
+
+TEST_P(BlockTest, DeactivateWaitsForWhatIsInFlight) {
+  for (int round = 0; round < 10; ++round) {
+    rig_.activate();
+    auto& driver = rig_.queue();
+    std::vector<std::uint16_t> heads;
+    for (std::uint64_t i = 0; i < 16; ++i) {
+      heads.push_back(driver.add(
+          {BlockRig::header(kTypeOut, i * 128), readable(std::string(65536, 'd')), writable(1)}));
+      if (i == 8) driver.kick();
+    }
+    const auto queues = rig_.device().deactivate();
+    ASSERT_EQ(queues.size(), 1u);
+    ASSERT_TRUE(queues[0]);
+    EXPECT_EQ(queues[0]->in_flight(), 0u);
+    // What was taken was answered.
+    EXPECT_EQ(queues[0]->next_avail(), queues[0]->next_used());
+    EXPECT_EQ(driver.used_index(), queues[0]->next_used());
+    rig_.restart_with_new_rings();
+    EXPECT_EQ(rig_.read(0, 512).status, Status::ok);
+    (void)rig_.device().deactivate();
+  }
+}
+
+// A guest that never lets the queue run dry does not keep the device from stopping.
+TEST_P(BlockTest, DeactivatesUnderASteadyStream) {
+  rig_.activate();
+  auto& driver = rig_.queue();
+  const auto head =
+      driver.add({BlockRig::header(kTypeOut), readable(std::string(512, 's')), writable(1)});
+  std::atomic<bool> stop{false};
+  std::thread guest([&] {
+    std::uint16_t offered = 1;
+    while (!stop) {
+      if (static_cast<std::uint16_t>(offered - driver.used_index()) >= 64) continue;
+      driver.offer(head);
+      driver.kick();
+      ++offered;
+    }
+  });
+  // In the middle of it, however long the worker took to start.
+  while (driver.used_index() == 0) std::this_thread::yield();
+  const auto queues = rig_.device().deactivate();
+  stop = true;
+  guest.join();
+  EXPECT_EQ(queues[0]->in_flight(), 0u);
+}
+
+// Neither does one that offers more than its queue holds, and gets all of it.
+TEST_P(BlockTest, ServesADriverThatOffersTooMuch) {
+  rig_.activate();
+  auto& driver = rig_.queue();
+  const auto head =
+      driver.add({BlockRig::header(kTypeOut), readable(std::string(65536, 's')), writable(1)});
+  for (int i = 1; i < 256; ++i) driver.offer(head);
+  driver.kick();
+  while (driver.used_index() == 0) std::this_thread::yield();
+  for (int i = 0; i < 200; ++i) {  // 256 may still be in flight
+    while (static_cast<std::uint16_t>(256 + i - driver.used_index()) > 255) {
+      std::this_thread::yield();
+    }
+    driver.offer(head);
+    driver.kick();
+  }
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (driver.used_index() != 456 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(driver.used_index(), 456);
+}
+
+TEST_P(BlockTest, WithoutFlushWritesAreDurable) {
+  rig_.activate(rig_.device().features() & ~kFeatureFlush);
+  EXPECT_EQ(rig_.write(0, std::string(4096, 's')), Status::ok);
+  EXPECT_EQ(rig_.flush(), Status::unsupported) << "not negotiated";
+}
+
+class BlockRules : public ::testing::Test {
+ protected:
+  BlockRig rig_;
+};
+
+TEST_F(BlockRules, RefusesWhatIsOutOfRange) {
+  rig_.activate();
+  const std::string sector(512, 'x');
+  EXPECT_EQ(rig_.read(kSectors, 512).status, Status::io_error);
+  EXPECT_EQ(rig_.read(kSectors - 1, 1024).status, Status::io_error);
+  EXPECT_EQ(rig_.read(~std::uint64_t{0}, 512).status, Status::io_error);
+  EXPECT_EQ(rig_.read(~std::uint64_t{0} / 512 + 1, 512).status, Status::io_error) << "wraps to 0";
+  EXPECT_EQ(rig_.write(kSectors, sector), Status::io_error);
+  EXPECT_EQ(rig_.write(1ull << 55, sector), Status::io_error);
+  EXPECT_EQ(rig_.segments(kTypeDiscard, {{kSectors - 1, 2, 0}}), Status::io_error);
+  EXPECT_EQ(rig_.segments(kTypeWriteZeroes, {{~std::uint64_t{0}, 8, 0}}), Status::io_error);
+  EXPECT_EQ(rig_.segments(kTypeWriteZeroes, {{0, 0, 0}}), Status::io_error);
+  EXPECT_EQ(rig_.segments(kTypeDiscard, {{0, ~0u, 0}}), Status::io_error);
+  // Nothing of a request is done when a part of it is wrong.
+  EXPECT_EQ(rig_.segments(kTypeWriteZeroes, {{0, 8, 0}, {kSectors, 8, 0}}), Status::io_error);
+  EXPECT_EQ(rig_.read(0, 512).data, kPattern.substr(0, 512));
+  EXPECT_EQ(rig_.device().statistics().errors, 11u);
+  EXPECT_FALSE(rig_.interrupts().is_reset_needed());
+}
+
+TEST_F(BlockRules, RefusesOddLengthsAndDirections) {
+  rig_.activate();
+  EXPECT_EQ(rig_.read(0, 511).status, Status::io_error);
+  EXPECT_EQ(rig_.write(0, std::string(513, 'x')), Status::io_error);
+  EXPECT_EQ(rig_.send({BlockRig::header(kTypeIn), writable(1)}).status, Status::io_error)
+      << "empty";
+  EXPECT_EQ(
+      rig_.send({BlockRig::header(kTypeIn), readable(std::string(512, 'x')), writable(1)}).status,
+      Status::io_error);
+  EXPECT_EQ(rig_.send({BlockRig::header(kTypeOut), writable(513)}).status, Status::io_error);
+  EXPECT_EQ(rig_.send({BlockRig::header(kTypeDiscard), readable("0123456789"), writable(1)}).status,
+            Status::io_error);
+  EXPECT_EQ(rig_.segments(kTypeDiscard, std::vector<Segment>(kMaxSegments + 1, Segment{0, 8, 0})),
+            Status::io_error);
+  EXPECT_EQ(rig_.read(0, 512).written, 513u) << "and goes on";
+}
+
+TEST_F(BlockRules, RefusesWhatItDoesNotKnow) {
+  rig_.activate();
+  for (const std::uint32_t type : {2u, 3u, 5u, 14u, 0x8000'0000u, 0x8000'0001u, ~0u}) {
+    EXPECT_EQ(rig_.send({BlockRig::header(type), writable(1)}).status, Status::unsupported) << type;
+  }
+  EXPECT_EQ(rig_.segments(kTypeDiscard, {{0, 8, kSegmentUnmap}}), Status::unsupported);
+  EXPECT_EQ(rig_.segments(kTypeWriteZeroes, {{0, 8, 2}}), Status::unsupported);
+}
+
+TEST_F(BlockRules, RefusesWhatWasNotNegotiated) {
+  rig_.activate(kFeatureFlush);
+  EXPECT_EQ(rig_.segments(kTypeDiscard, {{0, 8, 0}}), Status::unsupported);
+  EXPECT_EQ(rig_.segments(kTypeWriteZeroes, {{0, 8, 0}}), Status::unsupported);
+}
+
+TEST_F(BlockRules, ShortHeaderNeedsReset) {
+  rig_.activate();
+  rig_.expect_needs_reset({readable("0123456789abcde"), writable(513)});
+}
+
+TEST_F(BlockRules, NoStatusByteNeedsReset) {
+  rig_.activate();
+  rig_.expect_needs_reset({BlockRig::header(kTypeOut), readable(std::string(512, 'x'))});
+}
+
+TEST_F(BlockRules, EmptyStatusNeedsReset) {
+  rig_.activate();
+  rig_.expect_needs_reset({BlockRig::header(kTypeFlush), writable(0)});
+}
+
+TEST_F(BlockRules, ServesAgainAfterReset) {
+  rig_.activate();
+  rig_.expect_needs_reset({writable(1)});
+  rig_.restart_with_new_rings();
+  EXPECT_EQ(rig_.read(0, 512).data, kPattern.substr(0, 512));
+}
+
+// 1000 times the same page, a request of 4 MB: more than one request of a sane driver, and legal.
+TEST_F(BlockRules, TakesLongChains) {
+  rig_.activate();
+  std::vector<test::BufferSpec> buffers{BlockRig::header(kTypeIn, 0)};
+  for (int i = 0; i < 254; ++i) buffers.push_back(writable(4096));
+  buffers.push_back(writable(1));
+  const auto answer = rig_.send(buffers);
+  EXPECT_EQ(answer.status, Status::ok);
+  EXPECT_EQ(answer.data, kPattern.substr(0, 254 * 4096));
+}
+
+TEST_F(BlockRules, TellsItsConfiguration) {
+  Config config;
+  rig_.device().read_config(0, std::as_writable_bytes(std::span(&config, 1)));
+  EXPECT_EQ(config.capacity, kSectors);
+  EXPECT_EQ(config.seg_max, 254u);
+  EXPECT_EQ(config.block_size, 512u);
+  EXPECT_EQ(config.physical_block_exponent, 3);
+  EXPECT_EQ(config.num_queues, 1);
+  EXPECT_EQ(config.max_discard_segments, kMaxSegments);
+  EXPECT_EQ(config.discard_sector_alignment, 8u);
+  const auto features = rig_.device().features();
+  EXPECT_TRUE(features & kFeatureFlush);
+  EXPECT_TRUE(features & kFeatureDiscard);
+  EXPECT_TRUE(features & kFeatureEventIdx);
+  EXPECT_FALSE(features & kFeatureReadOnly);
+  EXPECT_FALSE(features & kFeatureMultiQueue);
+}
+
+TEST(BlockDevice, GivesItsSerialNumber) {
+  BlockRig rig({.serial = "root-0001"});
+  rig.activate();
+  auto answer = rig.send({BlockRig::header(kTypeGetId), writable(20), writable(1)});
+  EXPECT_EQ(answer.status, Status::ok);
+  EXPECT_EQ(answer.written, 21u);
+  EXPECT_EQ(answer.data, std::string("root-0001") + std::string(11, '\0'));
+  answer = rig.send({BlockRig::header(kTypeGetId), writable(5)});
+  EXPECT_EQ(answer.data, "root");
+  answer = rig.send({BlockRig::header(kTypeGetId), writable(1)});
+  EXPECT_EQ(answer.status, Status::io_error);
+}
+
+TEST(BlockDevice, ReadOnly) {
+  BlockRig rig({.read_only = true});
+  EXPECT_TRUE(rig.device().features() & kFeatureReadOnly);
+  EXPECT_FALSE(rig.device().features() & (kFeatureDiscard | kFeatureWriteZeroes));
+  // As a hostile driver has it: everything negotiated.
+  rig.activate(rig.device().features() | kFeatureDiscard | kFeatureWriteZeroes);
+  EXPECT_EQ(rig.write(0, std::string(512, 'x')), Status::io_error);
+  EXPECT_EQ(rig.segments(kTypeDiscard, {{0, 8, 0}}), Status::io_error);
+  EXPECT_EQ(rig.segments(kTypeWriteZeroes, {{0, 8, 0}}), Status::io_error);
+  EXPECT_EQ(rig.read(0, 512).data, kPattern.substr(0, 512));
+  EXPECT_EQ(rig.flush(), Status::ok);
+}
+
+TEST(BlockDevice, SeveralQueues) {
+  BlockRig rig({}, test::kOnDisk, 3);
+  EXPECT_TRUE(rig.device().features() & kFeatureMultiQueue);
+  EXPECT_EQ(rig.device().queue_sizes(), (std::vector<std::uint16_t>{256, 256, 256}));
+  rig.activate();
+  for (std::size_t queue = 0; queue < 3; ++queue) {
+    EXPECT_EQ(rig.write(queue * 8, std::string(4096, static_cast<char>('a' + queue)), queue),
+              Status::ok);
+  }
+  for (std::size_t queue = 0; queue < 3; ++queue) {
+    EXPECT_EQ(rig.read(((queue + 1) % 3) * 8, 512, queue).data,
+              std::string(512, static_cast<char>('a' + (queue + 1) % 3)));
+    EXPECT_TRUE(rig.interrupts().wait_queue_used(static_cast<std::uint16_t>(queue)));
+  }
+}
+
+TEST(BlockDevice, KeepsToItsRateLimit) {
+  DiskConfig config;
+  config.limits.operations_per_second = 200;
+  config.limits.burst_operations = 10;
+  BlockRig rig(config);
+  rig.activate();
+  const auto start = std::chrono::steady_clock::now();
+  auto& driver = rig.queue();
+  for (std::uint64_t i = 0; i < 60; ++i) {
+    driver.add({BlockRig::header(kTypeIn, i), writable(512), writable(1)});
+  }
+  driver.kick();
+  for (int i = 0; i < 60; ++i) ASSERT_TRUE(driver.wait_used()) << i;
+  const auto took = std::chrono::steady_clock::now() - start;
+  EXPECT_GE(took, std::chrono::milliseconds(245)) << "50 at 200 a second";
+  EXPECT_GE(rig.device().statistics().throttled, 1u);
+}
+
+TEST(BlockDevice, DeactivatesWhileThrottled) {
+  DiskConfig config;
+  config.limits.bytes_per_second = 1024;
+  BlockRig rig(config);
+  rig.activate();
+  auto& driver = rig.queue();
+  for (int i = 0; i < 4; ++i) driver.add({BlockRig::header(kTypeIn), writable(65536), writable(1)});
+  driver.kick();
+  ASSERT_TRUE(driver.wait_used());
+  const auto queues = rig.device().deactivate();
+  EXPECT_EQ(queues[0]->in_flight(), 0u);
+  EXPECT_EQ(queues[0]->next_avail(), 1) << "the others wait in the ring";
+}
+
+TEST(BlockDevice, RefusesBadConfigurations) {
+  const TemporaryDirectory directory;
+  const auto path = directory.file("disk", kSize);
+  const auto message = [&](DiskConfig config) {
+    config.path = path;
+    const auto device = BlockDevice::create(config, "blk0");
+    return device ? std::string("no error") : device.error().message();
+  };
+  EXPECT_NE(message({.serial = std::string(21, 's')}).find("longer than 20 bytes"),
+            std::string::npos);
+  EXPECT_NE(message({.queues = 0}).find("0 queues; from 1 to 64"), std::string::npos);
+  EXPECT_NE(message({.queues = 65}).find("65 queues"), std::string::npos);
+  EXPECT_NE(message({.queue_size = 100}).find("queue size of 100"), std::string::npos);
+  EXPECT_NE(message({.queue_size = 2}).find("from 4 to 1024"), std::string::npos);
+  EXPECT_EQ(message({}), "no error");
+}
+
+class PollWindowTest : public ::testing::Test {
+ protected:
+  void kick_after(std::chrono::microseconds gap) {
+    window_.idle(now_);
+    now_ += gap;
+    window_.busy(now_);
+  }
+  PollWindow window_;
+  PollWindow::Clock::time_point now_ = PollWindow::Clock::time_point{} + std::chrono::seconds(1);
+};
+
+TEST_F(PollWindowTest, OpensForQuickGuestsAndClosesForSlowOnes) {
+  using std::chrono::microseconds;
+  EXPECT_EQ(window_.length().count(), 0);
+  for (int i = 0; i < 10; ++i) kick_after(microseconds(20));
+  EXPECT_GE(window_.length(), microseconds(20));
+  EXPECT_LE(window_.length(), PollWindow::kLongest);
+  kick_after(microseconds(1000));
+  EXPECT_EQ(window_.length().count(), 0);
+}
+
+TEST_F(PollWindowTest, ClosesWhereLookingIsInVain) {
+  using std::chrono::microseconds;
+  const auto look_in_vain = [this] {
+    for (int i = 0; i < PollWindow::kMisses; ++i) {
+      kick_after(microseconds(20));
+      window_.missed(now_);
+    }
+  };
+  look_in_vain();
+  const auto closed = now_;
+  while (now_ < closed + PollWindow::kFirstPause) {
+    EXPECT_EQ(window_.length().count(), 0);
+    kick_after(microseconds(20));
+  }
+  EXPECT_GT(window_.length().count(), 0) << "tries again";
+  look_in_vain();
+  kick_after(PollWindow::kFirstPause);
+  kick_after(microseconds(20));
+  EXPECT_EQ(window_.length().count(), 0) << "closed for longer the second time";
+}
+
+class BlockHarness : public DeviceHarness {
+ public:
+  explicit BlockHarness(std::uint16_t queues) {
+    const auto path = directory_.file("disk", 1u << 20);
+    device_ = std::move(BlockDevice::create({.path = path, .queues = queues}, "blk0").value());
+  }
+  Device& device() override { return *device_; }
+
+ private:
+  TemporaryDirectory directory_{test::kInMemory};
+  std::unique_ptr<BlockDevice> device_;
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Block, DeviceSuite,
+    ::testing::Values(DeviceKind{"block", [] { return std::make_unique<BlockHarness>(1); }},
+                      DeviceKind{"block_multiqueue",
+                                 [] { return std::make_unique<BlockHarness>(2); }}),
+    DeviceKind::test_name);
+
+}  // namespace
+}  // namespace vmm::virtio

@@ -1,0 +1,358 @@
+#include "devices/virtio/blk/block_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace vmm::virtio::blk {
+namespace {
+
+// A notification is not held back for longer than the copying of this much.
+constexpr std::uint64_t kNotifyBytes = 64u << 10;
+// A batch goes to the disk at the latest after this many chains, or one this long.
+constexpr std::uint32_t kMaxBatch = 128;
+constexpr std::uint64_t kLongCopy = 1u << 20;
+// How long one call of drain() may go on before the loop sees to its other tasks.
+constexpr auto kLongestDrain = std::chrono::milliseconds(2);
+
+constexpr std::uint64_t kSectorSize = disk::kSectorSize;
+
+const char* type_name(std::uint32_t type) {
+  switch (type) {
+    case kTypeIn:
+      return "read";
+    case kTypeOut:
+      return "write";
+    case kTypeFlush:
+      return "flush";
+    case kTypeDiscard:
+      return "discard";
+    case kTypeWriteZeroes:
+      return "write-zeroes";
+    default:
+      return "request";
+  }
+}
+
+}  // namespace
+
+BlockStatistics Counters::snapshot() const {
+  constexpr auto relaxed = std::memory_order_relaxed;
+  return {reads.load(relaxed),         writes.load(relaxed),       flushes.load(relaxed),
+          discards.load(relaxed),      write_zeroes.load(relaxed), bytes_read.load(relaxed),
+          bytes_written.load(relaxed), errors.load(relaxed),       throttled.load(relaxed)};
+}
+
+BlockQueue::BlockQueue(BlockShared& shared, EventLoop& loop, std::uint16_t index, ActiveQueue queue,
+                       std::uint64_t features, Interrupts& interrupts)
+    : shared_(shared),
+      loop_(loop),
+      index_(index),
+      queue_(std::move(queue.queue)),
+      kick_(queue.kick),
+      features_(features),
+      interrupts_(interrupts) {}
+
+void BlockQueue::start() {
+  channel_ = shared_.disk->open_channel(loop_, [this] { on_ready(); });
+  // Edge-triggered: every kick is an edge, so the counter is never read.
+  const auto watched =
+      loop_.watch(kick_->fd(), EPOLLIN | EPOLLET, [this](std::uint32_t) { drain(); });
+  if (!watched) {
+    give_up(watched.error().message());
+    return;
+  }
+  drain();  // requests of before a restore or a stop
+}
+
+Queue BlockQueue::stop() {
+  stopped_ = true;
+  loop_.forget(kick_->fd());
+  if (throttle_timer_) loop_.cancel_timer(*throttle_timer_);
+  while (free_.size() < slots_.size()) {
+    channel_->wait();
+    finish_completed();
+  }
+  if (!broken_) notify();
+  channel_.reset();
+  return std::move(queue_);
+}
+
+void BlockQueue::drain() {
+  if (broken_ || stopped_) return;
+  const auto begin = PollWindow::Clock::now();
+  window_.busy(begin);
+  for (;;) {
+    queue_.disable_kicks();
+    const auto served = serve_available();
+    if (broken_) return;
+    channel_->commit();
+    finish_completed();
+    notify();
+    if (served == Served::throttled) return;                 // the timer comes back
+    if (served == Served::no_slot && free_.empty()) return;  // a completion comes back
+    if (PollWindow::Clock::now() - begin >= kLongestDrain) {
+      kick_->signal();  // to be back after the loop's other tasks
+      return;
+    }
+    if (served != Served::all) continue;
+    if (poll_for_work()) continue;
+    if (!queue_.enable_kicks()) return;
+  }
+}
+
+BlockQueue::Served BlockQueue::serve_available() {
+  for (std::uint32_t count = 0; count < kMaxBatch; ++count) {
+    // A driver that offers more than the queue holds waits for its own requests.
+    stalled_ = free_.empty() && slots_.size() >= queue_.size();
+    if (stalled_) return Served::no_slot;
+    auto chain = queue_.pop();
+    if (!chain) {
+      give_up(chain.error().message());
+      return Served::all;
+    }
+    if (!*chain) return Served::all;
+    if (!serve(std::move(**chain))) return Served::throttled;
+    finish_completed();
+    if (unnotified_bytes_ >= kLongCopy) return Served::some;
+    if (unnotified_bytes_ >= kNotifyBytes) notify();
+  }
+  return Served::some;
+}
+
+std::uint32_t BlockQueue::take_slot() {
+  if (free_.empty()) {
+    slots_.emplace_back();
+    return static_cast<std::uint32_t>(slots_.size() - 1);
+  }
+  const std::uint32_t tag = free_.back();
+  free_.pop_back();
+  return tag;
+}
+
+// False when it went back into the queue, or the device needs reset.
+bool BlockQueue::serve(Chain chain) {
+  const std::uint32_t tag = take_slot();
+  Slot& slot = slots_[tag];
+  const auto request = parse_request(chain, slot.scratch);
+  if (!request || is_throttled(*request)) {
+    free_.push_back(tag);
+    if (!request) {
+      give_up(request.error().message());
+    } else {
+      queue_.unpop(std::move(chain));
+    }
+    return false;
+  }
+  slot.chain.emplace(std::move(chain));  // its buffers stay where they are
+  slot.status = request->status;
+  slot.type = request->header.type;
+  slot.data_written = 0;
+  slot.operations = 0;
+  slot.error = 0;
+  if (const auto status = start_request(slot, tag, *request)) finish(tag, *status);
+  return true;
+}
+
+bool BlockQueue::is_throttled(const BlockRequest& request) {
+  if (!shared_.limiter.limits_anything()) return false;
+  std::uint64_t bytes = 0;
+  if (request.header.type == kTypeIn) bytes = request.writable_size;
+  if (request.header.type == kTypeOut) bytes = request.readable_size;
+  const auto later = shared_.limiter.admit(std::min(bytes, kMaxTransfer), disk::Clock::now());
+  if (!later) return false;
+  Counters::add(shared_.counters.throttled);
+  if (!throttle_timer_) {
+    throttle_timer_ = loop_.add_timer(*later, [this] {
+      throttle_timer_.reset();
+      drain();
+    });
+  }
+  return true;
+}
+
+// The status when the request is done, nothing when the disk works on it.
+std::optional<Status> BlockQueue::start_request(Slot& slot, std::uint32_t tag,
+                                                const BlockRequest& request) {
+  Status status = Status::unsupported;
+  switch (request.header.type) {
+    case kTypeIn:
+    case kTypeOut:
+      status = start_transfer(slot, tag, request);
+      break;
+    case kTypeFlush:
+      status = start_flush(slot, tag);
+      break;
+    case kTypeGetId:
+      return get_id(slot, request);
+    case kTypeDiscard:
+    case kTypeWriteZeroes:
+      status = start_segments(slot, tag, request);
+      break;
+    default:
+      break;
+  }
+  if (status == Status::ok) return std::nullopt;
+  return status;
+}
+
+bool BlockQueue::is_in_range(std::uint64_t sector, std::uint64_t length) const {
+  const auto& info = shared_.disk->info();
+  const std::uint64_t sectors = info.size / kSectorSize;
+  if (sector > sectors || length / kSectorSize > sectors - sector) return false;
+  return length % info.block_size == 0 && sector * kSectorSize % info.block_size == 0;
+}
+
+Status BlockQueue::start_transfer(Slot& slot, std::uint32_t tag, const BlockRequest& request) {
+  const bool write = request.header.type == kTypeOut;
+  const std::uint64_t length = write ? request.readable_size : request.writable_size;
+  const std::uint64_t other = write ? request.writable_size : request.readable_size;
+  if (length == 0 || length > kMaxTransfer || other != 0) return Status::io_error;
+  if (!is_in_range(request.header.sector, length)) return Status::io_error;
+  if (write && shared_.disk->info().read_only) return Status::io_error;
+  if (write) {
+    Counters::add(shared_.counters.writes);
+    Counters::add(shared_.counters.bytes_written, length);
+  } else {
+    slot.data_written = static_cast<std::uint32_t>(length);
+    Counters::add(shared_.counters.reads);
+    Counters::add(shared_.counters.bytes_read, length);
+  }
+  slot.operations = 1;
+  unnotified_bytes_ += length;
+  disk::Request operation;
+  operation.operation = write ? disk::Operation::write : disk::Operation::read;
+  // A driver without FLUSH relies on writes being stable when they complete (5.2.6.2).
+  operation.durable = write && (features_ & kFeatureFlush) == 0;
+  operation.more = queue_.available().value_or(0) > 0;
+  operation.tag = tag;
+  operation.offset = request.header.sector * kSectorSize;
+  operation.length = length;
+  operation.buffers = write ? request.readable : request.writable;
+  channel_->submit(operation);
+  return Status::ok;
+}
+
+Status BlockQueue::start_flush(Slot& slot, std::uint32_t tag) {
+  if ((features_ & kFeatureFlush) == 0) return Status::unsupported;
+  Counters::add(shared_.counters.flushes);
+  slot.operations = 1;
+  disk::Request operation;
+  operation.operation = disk::Operation::flush;
+  operation.tag = tag;
+  channel_->submit(operation);
+  return Status::ok;
+}
+
+Status BlockQueue::start_segments(Slot& slot, std::uint32_t tag, const BlockRequest& request) {
+  const bool discard = request.header.type == kTypeDiscard;
+  if ((features_ & (discard ? kFeatureDiscard : kFeatureWriteZeroes)) == 0) {
+    return Status::unsupported;
+  }
+  std::array<Segment, kMaxSegments> storage;
+  const std::uint64_t count = request.readable_size / sizeof(Segment);
+  if (request.readable_size % sizeof(Segment) != 0 || count == 0 || count > kMaxSegments ||
+      request.writable_size != 0) {
+    return Status::io_error;
+  }
+  // Copied once, then checked whole before anything is done.
+  const auto segments = std::span(storage).first(count);
+  (void)copy_from_buffers(request.readable, 0, std::as_writable_bytes(segments));
+  const std::uint32_t known_flags = discard ? 0 : kSegmentUnmap;
+  const std::uint32_t most = discard ? kMaxDiscardSectors : kMaxWriteZeroesSectors;
+  for (const auto& segment : segments) {
+    if ((segment.flags & ~known_flags) != 0) return Status::unsupported;
+    if (segment.sectors == 0 || segment.sectors > most ||
+        !is_in_range(segment.sector, segment.sectors * kSectorSize)) {
+      return Status::io_error;
+    }
+  }
+  if (shared_.disk->info().read_only) return Status::io_error;
+  Counters::add(discard ? shared_.counters.discards : shared_.counters.write_zeroes);
+  slot.operations = static_cast<std::uint32_t>(count);
+  for (const auto& segment : segments) {
+    disk::Request operation;
+    operation.operation = discard ? disk::Operation::discard : disk::Operation::write_zeroes;
+    operation.may_unmap = (segment.flags & kSegmentUnmap) != 0;
+    operation.tag = tag;
+    operation.offset = segment.sector * kSectorSize;
+    operation.length = segment.sectors * kSectorSize;
+    channel_->submit(operation);
+  }
+  return Status::ok;
+}
+
+Status BlockQueue::get_id(Slot& slot, const BlockRequest& request) const {
+  std::array<std::byte, kIdSize> id{};
+  std::memcpy(id.data(), shared_.serial.data(), std::min(shared_.serial.size(), id.size()));
+  slot.data_written = static_cast<std::uint32_t>(copy_to_buffers(request.writable, 0, id));
+  return slot.data_written == 0 ? Status::io_error : Status::ok;
+}
+
+void BlockQueue::finish_completed() {
+  for (const auto& completion : channel_->reap()) {
+    Slot& slot = slots_[completion.tag];
+    if (completion.error != 0) slot.error = completion.error;
+    if (--slot.operations > 0) continue;
+    if (slot.error != 0) {
+      log::warn_limited(shared_.log_limit, "disk '{}': a {} failed: {}", shared_.disk->name(),
+                        type_name(slot.type), std::strerror(slot.error));
+    }
+    const Status failed = slot.error == ENOTSUP ? Status::unsupported : Status::io_error;
+    finish(completion.tag, slot.error == 0 ? Status::ok : failed);
+  }
+}
+
+void BlockQueue::finish(std::uint32_t tag, Status status) {
+  Slot& slot = slots_[tag];
+  if (!broken_) {
+    *slot.status = static_cast<std::byte>(status);
+    const std::uint32_t data = status == Status::ok ? slot.data_written : 0;
+    queue_.push(std::move(*slot.chain), data + 1);
+  }
+  slot.chain.reset();
+  free_.push_back(tag);
+  if (status != Status::ok) Counters::add(shared_.counters.errors);
+}
+
+void BlockQueue::notify() {
+  unnotified_bytes_ = 0;
+  if (queue_.take_notification()) interrupts_.queue_used(index_);
+}
+
+bool BlockQueue::poll_for_work() {
+  const auto start = PollWindow::Clock::now();
+  window_.idle(start);
+  if (window_.length() == PollWindow::Clock::duration{}) return false;
+  const auto until = start + window_.length();
+  for (;;) {
+    const auto waiting = queue_.available();
+    const auto now = PollWindow::Clock::now();
+    if (!waiting || *waiting > 0) {
+      window_.found();
+      return true;
+    }
+    if (now >= until) {
+      window_.missed(now);
+      return false;
+    }
+    finish_completed();
+    notify();
+  }
+}
+
+void BlockQueue::on_ready() {
+  if (stopped_) return;
+  finish_completed();
+  if (broken_) return;
+  notify();
+  if (stalled_) drain();
+}
+
+void BlockQueue::give_up(std::string_view reason) {
+  broken_ = true;
+  loop_.forget(kick_->fd());
+  interrupts_.needs_reset(reason);
+}
+
+}  // namespace vmm::virtio::blk

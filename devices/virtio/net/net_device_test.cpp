@@ -1,0 +1,513 @@
+#include "devices/virtio/net/net_device.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <chrono>
+#include <thread>
+
+#include "devices/backend/net/socket_backend.h"
+#include "devices/virtio/device_suite_test.h"
+#include "src/user_net/virtio_net.h"
+#include "src/user_net/wire.h"
+#include "tests/support/virtio_driver.h"
+
+namespace vmm::virtio {
+namespace {
+
+using test::DriverQueue;
+using test::GuestRam;
+using test::readable;
+using test::readable_struct;
+using test::writable;
+using virtio_net::Header;
+
+constexpr std::uint64_t kBase = virtio_net::kCtrlVq | virtio_net::kStatus;
+constexpr std::size_t kHeaderSize = sizeof(Header);
+
+std::string header_bytes(const Header& header = {}) {
+  return std::string(reinterpret_cast<const char*>(&header), sizeof header);
+}
+
+// `size` bytes of an Ethernet frame that tell themselves apart.
+std::string frame_of(std::size_t size, char seed = 1) {
+  std::string frame(size, 0);
+  for (std::size_t i = 0; i < size; ++i)
+    frame[i] = static_cast<char>(i * 7 + i / 251 + static_cast<unsigned char>(seed));
+  return frame;
+}
+
+// A device over one end of a socket pair; the test is the network process at the other end.
+class NetDeviceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+    network_ = UniqueFd(ends[1]);
+    const user_net::Hello hello;
+    ASSERT_EQ(::send(network_.get(), &hello, sizeof hello, 0), ssize_t{sizeof hello});
+    device_ = std::make_unique<NetDevice>(
+        NetDevice::Parts{.name = "net0",
+                         .mac = net::MacAddress::parse("52:54:00:12:34:56").value(),
+                         .mtu = std::nullopt,
+                         .backend = std::make_unique<net::SocketBackend>(UniqueFd(ends[0])),
+                         .vhost = nullptr},
+        ram_.memory());
+  }
+  void TearDown() override {
+    if (device_) {
+      const auto queues = device_->deactivate();
+      for (const auto& queue : queues) {
+        if (!queue || interrupts_.is_reset_needed()) continue;
+        EXPECT_EQ(queue->in_flight(), 0u);
+      }
+    }
+  }
+
+  void activate(std::uint64_t features = kBase) {
+    ASSERT_TRUE(device_->activate(
+        test::activation_of(ram_.memory(), features, {&rx_, &tx_, &control_}, interrupts_)));
+    const auto control = from_device();  // what was negotiated
+    ASSERT_EQ(control.size(), sizeof(user_net::Control));
+  }
+  std::string from_device() {
+    std::string message(net::kMaxFrame, 0);
+    pollfd entry{network_.get(), POLLIN, 0};
+    if (::poll(&entry, 1, 10'000) <= 0) return "nothing came";
+    const ssize_t n = ::recv(network_.get(), message.data(), message.size(), 0);
+    message.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+    return message;
+  }
+  void to_device(const std::string& frame, const Header& header = {}) {
+    const auto message = header_bytes(header) + frame;
+    ASSERT_EQ(::send(network_.get(), message.data(), message.size(), 0), ssize_t(message.size()));
+  }
+  Header received_header(std::uint16_t head) {
+    Header header;
+    std::memcpy(&header, rx_.text(head, 0).data(), sizeof header);
+    return header;
+  }
+  std::uint8_t command(const std::string& bytes) {
+    const auto head = control_.add({readable(bytes), writable(1)});
+    control_.kick();
+    EXPECT_TRUE(control_.wait_used());
+    return static_cast<std::uint8_t>(control_.text(head, 1)[0]);
+  }
+  template <typename Condition>
+  static bool eventually(Condition condition) {
+    for (int i = 0; i < 2000; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return false;
+  }
+
+  GuestRam ram_{64u << 20};
+  test::TestInterrupts interrupts_;
+  DriverQueue rx_{ram_, 256};
+  DriverQueue tx_{ram_, 256};
+  DriverQueue control_{ram_, 64};
+  UniqueFd network_;
+  std::unique_ptr<NetDevice> device_;
+};
+
+TEST_F(NetDeviceTest, ConfigurationSpace) {
+  std::array<std::byte, 14> config;
+  config.fill(std::byte{0xff});
+  device_->read_config(0, config);
+  const std::array<std::byte, 14> expected = {
+      std::byte{0x52}, std::byte{0x54}, std::byte{0}, std::byte{0x12}, std::byte{0x34},
+      std::byte{0x56}, std::byte{1},    std::byte{0}, std::byte{1},    std::byte{0},
+      std::byte{0xdc}, std::byte{5},    std::byte{0}, std::byte{0}};
+  EXPECT_EQ(config, expected);
+  EXPECT_EQ(device_->queue_sizes(), (std::vector<std::uint16_t>{256, 256, 64}));
+  EXPECT_NE(device_->features() & virtio_net::kMac, 0u);
+  EXPECT_EQ(device_->features() & virtio_net::kMq, 0u) << "one pair only";
+}
+
+TEST_F(NetDeviceTest, Transmits) {
+  activate();
+  const auto frame = frame_of(100);
+  const auto head = tx_.add(
+      {readable(header_bytes()), readable(frame.substr(0, 30)), readable(frame.substr(30))});
+  tx_.kick();
+  EXPECT_EQ(from_device(), header_bytes() + frame);
+  const auto used = tx_.wait_used();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->head, head);
+  EXPECT_EQ(used->written, 0u);
+  EXPECT_TRUE(interrupts_.wait_queue_used(1));
+  EXPECT_EQ(device_->metrics().tx_packets, 1u);
+  EXPECT_EQ(device_->metrics().tx_bytes, 100u);
+}
+
+TEST_F(NetDeviceTest, TransmitsLargeSegmentsWithTheirHeaders) {
+  activate(kBase | virtio_net::kCsum | virtio_net::kHostTso4 | kFeatureIndirectDescriptors);
+  const Header header{.flags = virtio_net::kNeedsCsum,
+                      .gso_type = virtio_net::kGsoTcp4,
+                      .hdr_len = 54,
+                      .gso_size = 1460,
+                      .csum_start = 34,
+                      .csum_offset = 16};
+  const auto frame = frame_of(65000);
+  tx_.add_indirect({readable(header_bytes(header) + frame.substr(0, 1000)),
+                    readable(frame.substr(1000, 32000)), readable(frame.substr(33000))});
+  tx_.kick();
+  EXPECT_EQ(from_device(), header_bytes(header) + frame);
+}
+
+TEST_F(NetDeviceTest, KeepsOrderOverManyFrames) {
+  activate(kBase | kFeatureEventIdx);
+  for (int i = 0; i < 200; ++i) {
+    tx_.add({readable(header_bytes() + frame_of(60, static_cast<char>(i)))});
+  }
+  tx_.kick();
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_EQ(from_device(), header_bytes() + frame_of(60, static_cast<char>(i))) << i;
+  }
+}
+
+TEST_F(NetDeviceTest, WaitsForAFullSocket) {
+  activate();
+  // More than a socket's buffer holds.
+  constexpr int kFrames = 200;
+  const auto frame = frame_of(40'000);
+  for (int i = 0; i < kFrames; ++i) tx_.add({readable(header_bytes() + frame)});
+  tx_.kick();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_LT(tx_.used_index(), kFrames) << "the backend took everything at once";
+  for (int i = 0; i < kFrames; ++i) ASSERT_EQ(from_device().size(), kHeaderSize + frame.size());
+  EXPECT_TRUE(eventually([&] { return tx_.used_index() == kFrames; }));
+  EXPECT_EQ(device_->metrics().tx_dropped, 0u);
+}
+
+TEST_F(NetDeviceTest, FramesOfImpossibleSizesAreDropped) {
+  activate();
+  tx_.add({readable(header_bytes() + frame_of(60, 1))});
+  tx_.add({readable(header_bytes() + "short")});  // might pass for a control message
+  tx_.add({readable(header_bytes() + frame_of(60, 2))});
+  tx_.add({readable(header_bytes() + frame_of(70'000))});
+  tx_.add({readable(header_bytes() + frame_of(60, 3))});
+  tx_.kick();
+  for (const char seed : {'\1', '\2', '\3'})
+    EXPECT_EQ(from_device(), header_bytes() + frame_of(60, seed));
+  EXPECT_TRUE(eventually([&] { return tx_.used_index() == 5; }));
+  EXPECT_EQ(device_->metrics().tx_dropped, 2u);
+}
+
+TEST_F(NetDeviceTest, Receives) {
+  activate();
+  const auto head = rx_.add({writable(12), writable(2000)});
+  rx_.kick();
+  to_device(frame_of(100), {.flags = virtio_net::kDataValid});
+  const auto used = rx_.wait_used();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->head, head);
+  EXPECT_EQ(used->written, kHeaderSize + 100);
+  EXPECT_EQ(rx_.text(head, 1).substr(0, 100), frame_of(100));
+  EXPECT_EQ(received_header(head).num_buffers, 1);
+  EXPECT_EQ(received_header(head).flags, virtio_net::kDataValid);
+  EXPECT_TRUE(interrupts_.wait_queue_used(0));
+  EXPECT_EQ(device_->metrics().rx_packets, 1u);
+}
+
+TEST_F(NetDeviceTest, FramesWaitUntilThereAreBuffers) {
+  activate();
+  to_device(frame_of(100, 1));
+  to_device(frame_of(100, 2));
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (const char seed : {'\1', '\2'}) {
+    const auto head = rx_.add({writable(2000)});
+    rx_.kick();
+    ASSERT_TRUE(rx_.wait_used());
+    EXPECT_EQ(rx_.text(head, 0).substr(kHeaderSize, 100), frame_of(100, seed));
+  }
+}
+
+TEST_F(NetDeviceTest, MergesBuffers) {
+  activate(kBase | virtio_net::kMrgRxbuf | virtio_net::kGuestCsum | virtio_net::kGuestTso4);
+  std::vector<std::uint16_t> heads;
+  for (int i = 0; i < 60; ++i) heads.push_back(rx_.add({writable(1536)}));
+  rx_.kick();
+  const auto frame = frame_of(40'000);
+  to_device(frame, {.gso_type = virtio_net::kGsoTcp4});
+  to_device(frame_of(64));
+  std::string received;
+  const std::size_t expected = (kHeaderSize + frame.size() + 1535) / 1536;
+  for (std::size_t i = 0; i < expected; ++i) {
+    const auto used = rx_.wait_used();
+    ASSERT_TRUE(used);
+    ASSERT_EQ(used->head, heads[i]);
+    received += rx_.text(used->head, 0).substr(0, used->written);
+  }
+  EXPECT_EQ(received.substr(kHeaderSize), frame);
+  EXPECT_EQ(received_header(heads[0]).num_buffers, expected);
+  EXPECT_EQ(received_header(heads[0]).gso_type, virtio_net::kGsoTcp4);
+  const auto next = rx_.wait_used();
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->written, kHeaderSize + 64);
+  EXPECT_EQ(received_header(next->head).num_buffers, 1);
+}
+
+TEST_F(NetDeviceTest, AFrameWaitsForTheRestOfItsBuffers) {
+  activate(kBase | virtio_net::kMrgRxbuf | virtio_net::kGuestCsum | virtio_net::kGuestTso4);
+  const auto first = rx_.add({writable(1000)});
+  rx_.kick();
+  const auto frame = frame_of(3500);
+  to_device(frame);
+  to_device(frame_of(64, 9));
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(rx_.used_index(), 0) << "half a frame was delivered";
+  std::vector<std::uint16_t> heads = {first};
+  for (int i = 0; i < 5; ++i) {
+    heads.push_back(rx_.add({writable(600), writable(400)}));
+    rx_.kick();
+  }
+  std::string received;
+  for (int i = 0; i < 4; ++i) {
+    const auto used = rx_.wait_used();
+    ASSERT_TRUE(used);
+    received += (rx_.text(used->head, 0) + (i == 0 ? "" : rx_.text(used->head, 1)))
+                    .substr(0, used->written);
+  }
+  EXPECT_EQ(received.substr(kHeaderSize), frame);
+  EXPECT_EQ(received_header(first).num_buffers, 4);
+  const auto next = rx_.wait_used();
+  ASSERT_TRUE(next);
+  EXPECT_EQ(rx_.text(next->head, 0).substr(kHeaderSize, 64), frame_of(64, 9));
+}
+
+TEST_F(NetDeviceTest, FramesThatNoBufferHoldsAreDropped) {
+  activate();
+  const auto head = rx_.add({writable(500)});
+  rx_.kick();
+  to_device(frame_of(1000, 1));
+  to_device(frame_of(100, 2));
+  const auto used = rx_.wait_used();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(rx_.text(head, 0).substr(kHeaderSize, 100), frame_of(100, 2));
+  EXPECT_EQ(device_->metrics().rx_dropped, 1u);
+}
+
+TEST_F(NetDeviceTest, AFrameLargerThanTheWholeRingIsDropped) {
+  DriverQueue small(ram_, 4);
+  ASSERT_TRUE(device_->activate(test::activation_of(ram_.memory(), kBase | virtio_net::kMrgRxbuf,
+                                                    {&small, &tx_, nullptr}, interrupts_)));
+  for (int i = 0; i < 4; ++i) small.add({writable(1000)});
+  small.kick();
+  to_device(frame_of(5000));
+  to_device(frame_of(100, 3));
+  const auto used = small.wait_used();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->written, kHeaderSize + 100);
+  EXPECT_EQ(device_->metrics().rx_dropped, 1u);
+  (void)device_->deactivate();  // before its kicks go
+}
+
+TEST_F(NetDeviceTest, NeedsResetOnBadChains) {
+  const auto try_out = [&](auto offer) {
+    SetUp();
+    GuestRam ram;
+    test::TestInterrupts interrupts;
+    DriverQueue rx(ram, 8), tx(ram, 8), control(ram, 8);
+    NetDevice device(
+        NetDevice::Parts{.name = "net1",
+                         .mac = net::MacAddress::random(),
+                         .mtu = std::nullopt,
+                         .backend = [&]() -> std::unique_ptr<net::NetBackend> {
+                           int ends[2];
+                           EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+                           network_ = UniqueFd(ends[1]);
+                           const user_net::Hello hello;
+                           (void)!::send(ends[1], &hello, sizeof hello, 0);
+                           return std::make_unique<net::SocketBackend>(UniqueFd(ends[0]));
+                         }(),
+                         .vhost = nullptr},
+        ram.memory());
+    EXPECT_TRUE(device.activate(
+        test::activation_of(ram.memory(), kBase, {&rx, &tx, &control}, interrupts)));
+    offer(rx, tx, control);
+    rx.kick();
+    tx.kick();
+    control.kick();
+    EXPECT_TRUE(interrupts.wait_needs_reset());
+    // And leaves the rings alone from then on.
+    const auto seen = tx.used_index();
+    tx.add({readable(header_bytes() + frame_of(60))});
+    tx.kick();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_EQ(tx.used_index(), seen);
+    (void)device.deactivate();
+    return interrupts.reason();
+  };
+  using Q = DriverQueue&;
+  EXPECT_NE(try_out([](Q, Q tx, Q) { tx.add({writable(100)}); }).find("no frame"),
+            std::string::npos);
+  EXPECT_NE(try_out([](Q, Q tx, Q) { tx.add({readable("tiny")}); }).find("no frame"),
+            std::string::npos);
+  EXPECT_NE(try_out([](Q, Q tx, Q) { tx.offer(77); }).find("outside"), std::string::npos);
+  EXPECT_NE(try_out([](Q rx, Q, Q) { rx.add({readable("in")}); }).find("holds no frame"),
+            std::string::npos);
+  EXPECT_NE(try_out([](Q rx, Q, Q) { rx.add({writable(11)}); }).find("holds no frame"),
+            std::string::npos);
+  EXPECT_NE(try_out([](Q, Q, Q control) { control.add({readable("abc")}); }).find("no command"),
+            std::string::npos);
+  EXPECT_NE(try_out([](Q, Q, Q control) { control.add({writable(1)}); }).find("no command"),
+            std::string::npos);
+}
+
+TEST_F(NetDeviceTest, Commands) {
+  activate(kBase | virtio_net::kCtrlMacAddr | virtio_net::kCtrlGuestOffloads |
+           virtio_net::kGuestCsum | virtio_net::kGuestTso4);
+  EXPECT_EQ(command(std::string("\4\0\2\0", 4)), 1) << "several pairs were not negotiated";
+  EXPECT_EQ(command("\x01\x01\x52\x54\x00\x00\x00"), 1) << "no MAC address is that short";
+  EXPECT_EQ(command(std::string("\1\1\x52\x54\0\0\0\7", 8)), 0);
+  std::array<std::byte, 6> mac;
+  device_->read_config(0, mac);
+  EXPECT_EQ(mac[5], std::byte{7});
+  EXPECT_EQ(command("\x09\x09"), 1);
+  EXPECT_EQ(command(std::string("\5\0\2\0\0\0\0\0\0\0", 10)), 0) << "large segments off";
+  user_net::Control control;
+  const auto message = from_device();
+  ASSERT_EQ(message.size(), sizeof control);
+  std::memcpy(&control, message.data(), sizeof control);
+  EXPECT_EQ(control.features, virtio_net::kGuestCsum);
+  EXPECT_EQ(command(std::string("\5\0\0\1\0\0\0\0\0\0", 10)), 1) << "TSO6 was not negotiated";
+}
+
+TEST_F(NetDeviceTest, TheLinkGoesDownWithTheNetworkProcess) {
+  activate();
+  network_.reset();
+  EXPECT_TRUE(interrupts_.wait_config_changed());
+  EXPECT_FALSE(device_->metrics().link_up);
+  std::array<std::byte, 2> status;
+  device_->read_config(6, status);
+  EXPECT_EQ(status[0], std::byte{0});
+  // The guest can go on sending.
+  for (int i = 0; i < 10; ++i) tx_.add({readable(header_bytes() + frame_of(60))});
+  tx_.kick();
+  EXPECT_TRUE(eventually([&] { return tx_.used_index() == 10; }));
+  // And a guest that starts anew finds the cable unplugged.
+  (void)device_->deactivate();
+  EXPECT_TRUE(device_->activate(
+      test::activation_of(ram_.memory(), kBase, {&rx_, &tx_, &control_}, interrupts_)));
+}
+
+TEST_F(NetDeviceTest, GivesItsQueuesBackInOrder) {
+  activate(kBase | virtio_net::kMrgRxbuf);
+  for (int i = 0; i < 8; ++i) rx_.add({writable(1000)});
+  rx_.kick();
+  to_device(frame_of(1500));
+  ASSERT_TRUE(rx_.wait_used());
+  ASSERT_TRUE(rx_.wait_used());
+  auto queues = device_->deactivate();
+  ASSERT_EQ(queues.size(), 3u);
+  ASSERT_TRUE(queues[0] && queues[1] && queues[2]);
+  EXPECT_EQ(queues[0]->next_avail(), 2) << "buffers that hold nothing are not lost";
+  EXPECT_EQ(queues[0]->next_used(), 2);
+  EXPECT_EQ(queues[0]->in_flight(), 0u);
+}
+
+TEST_F(NetDeviceTest, StopsUnderLoad) {
+  for (int round = 0; round < 20; ++round) {
+    DriverQueue rx(ram_, 64), tx(ram_, 64);
+    ASSERT_TRUE(device_->activate(test::activation_of(ram_.memory(), kBase | virtio_net::kMrgRxbuf,
+                                                      {&rx, &tx, nullptr}, interrupts_)));
+    for (int i = 0; i < 64; ++i) {
+      tx.add({readable(header_bytes() + frame_of(200))});
+      rx.add({writable(300)});
+    }
+    tx.kick();
+    rx.kick();
+    for (int i = 0; i < 5; ++i) to_device(frame_of(700));
+    const auto queues = device_->deactivate();
+    ASSERT_TRUE(queues[0] && queues[1]);
+    EXPECT_EQ(queues[0]->in_flight() + queues[1]->in_flight(), 0u);
+    while (::recv(network_.get(), nullptr, 0, MSG_DONTWAIT | MSG_TRUNC) > 0) {
+    }
+  }
+}
+
+class NetHarness : public DeviceHarness {
+ public:
+  NetHarness() {
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+    network_ = UniqueFd(ends[1]);
+    const user_net::Hello hello;
+    EXPECT_EQ(::send(network_.get(), &hello, sizeof hello, 0), ssize_t{sizeof hello});
+    device_ = std::make_unique<NetDevice>(
+        NetDevice::Parts{.name = "net0",
+                         .mac = net::MacAddress::random(),
+                         .mtu = 1500,
+                         .backend = std::make_unique<net::SocketBackend>(UniqueFd(ends[0])),
+                         .vhost = nullptr},
+        ram().memory());
+  }
+  Device& device() override { return *device_; }
+  QueueHandling handling(std::size_t queue) const override {
+    return queue == 0 ? QueueHandling::takes : QueueHandling::answers;
+  }
+
+ private:
+  UniqueFd network_;
+  std::unique_ptr<NetDevice> device_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Net, DeviceSuite,
+                         ::testing::Values(DeviceKind{
+                             "net", [] { return std::make_unique<NetHarness>(); }}),
+                         DeviceKind::test_name);
+
+TEST(NetConfigTest, Parses) {
+  const auto user =
+      parse_net_config("user,hostfwd=tcp::8080-:80,hostfwd=udp:0.0.0.0:53-10.0.2.16:5353");
+  ASSERT_TRUE(user) << user.error().message();
+  EXPECT_EQ(user->kind, NetKind::user);
+  ASSERT_EQ(user->user.forwards.size(), 2u);
+  EXPECT_EQ(user->user.forwards[0].text(), "tcp:127.0.0.1:8080-:80");
+  EXPECT_EQ(user->user.forwards[1].text(), "udp:0.0.0.0:53-10.0.2.16:5353");
+  const auto tap = parse_net_config("tap=vmtap0,queues=4,vhost=off,mac=52:54:00:12:34:56,mtu=9000");
+  ASSERT_TRUE(tap) << tap.error().message();
+  EXPECT_EQ(tap->tap, "vmtap0");
+  EXPECT_EQ(tap->queues, 4u);
+  EXPECT_EQ(tap->vhost, VhostMode::off);
+  EXPECT_EQ(tap->mac->text(), "52:54:00:12:34:56");
+  EXPECT_EQ(tap->mtu, 9000);
+  const auto network = parse_net_config("user,network=192.168.5.0/24");
+  ASSERT_TRUE(network);
+  EXPECT_EQ(network->user.dhcp_start.text(), "192.168.5.15");
+  EXPECT_EQ(parse_net_config("none")->kind, NetKind::none);
+  EXPECT_EQ(parse_net_config("fd=5:6")->fds, (std::vector{5, 6}));
+}
+
+TEST(NetConfigTest, RefusesInOneSentence) {
+  const auto error = [](std::string_view text) {
+    const auto result = parse_net_config(text);
+    return result ? "no error" : result.error().message();
+  };
+  EXPECT_EQ(error("usr"),
+            "unknown network 'usr' (did you mean 'user'?): user, tap=NAME, fd=N, socket=PATH or "
+            "none is right");
+  EXPECT_EQ(error("user,hostfw=1"), "unknown network key 'hostfw' (did you mean 'hostfwd'?)");
+  EXPECT_EQ(error("user,hostfwd=tcp:80"),
+            "'tcp:80' is not a forwarded port: tcp:[ADDRESS]:PORT-[ADDRESS]:PORT is, such as "
+            "tcp::8080-:80");
+  EXPECT_EQ(error("user,hostfwd=tcp::0-:80"),
+            "port '0' is not right: a whole number from 1 to 65535 is");
+  EXPECT_EQ(error("tap=x,hostfwd=tcp::1-:1"), "network key 'hostfwd' is for user networks only");
+  EXPECT_EQ(error("user,queues=2"), "queues=2 needs a tap: other networks have one queue");
+  EXPECT_EQ(error("tap"), "a tap network needs a name or descriptors: tap=NAME or fd=N");
+  EXPECT_EQ(error("user,mac=1:2"),
+            "'1:2' is not a MAC address: six pairs of hex digits are, such as 52:54:00:12:34:56");
+  EXPECT_EQ(error("user,mac=53:54:00:12:34:56"),
+            "'53:54:00:12:34:56' is a group address: the first byte of a machine's MAC address is "
+            "even");
+  EXPECT_EQ(error("user,network=10.0.2.5/24"),
+            "'10.0.2.5/24' is not a network: its address is 10.0.2.0");
+  EXPECT_EQ(error("user,dns=10.9.9.9"), "dns 10.9.9.9 is outside of the network 10.0.2.0/24");
+}
+
+}  // namespace
+}  // namespace vmm::virtio

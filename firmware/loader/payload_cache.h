@@ -1,0 +1,70 @@
+// PayloadCache: decompressed kernels, kept as files, so that a bzImage is decompressed on its first
+// start only.
+//
+//   const PayloadCache cache = PayloadCache::of_user();
+//   const auto identity = FileIdentity::of(status);           // stat(2) of the bzImage
+//   if (auto entry = cache.find(identity)) ... entry->file has the vmlinux at its start
+//   else cache.store(identity, setup_header, vmlinux);        // best effort
+//
+// A file is named by the identity of its bzImage (device, inode, size, times), so that a hit opens
+// neither the bzImage nor a digest of it. It holds the vmlinux, page-aligned and so mappable, and a
+// trailer with the identity and the setup header; a file without the trailer was cut off and is not
+// used. Only what this user alone can write is trusted. Nothing here is ever an error: what cannot
+// be cached is decompressed again.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/base/unique_fd.h"
+
+namespace vmm::loader {
+
+struct FileIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t size = 0;
+  std::int64_t modified_ns = 0;
+  std::int64_t changed_ns = 0;
+
+  static FileIdentity of(const struct stat& status);
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+
+class PayloadCache {
+ public:
+  static constexpr std::size_t kMaxEntries = 16;
+
+  // $XDG_CACHE_HOME/vmm/kernels, else ~/.cache/vmm/kernels; no cache when neither is known.
+  static PayloadCache of_user();
+  // An empty directory means no cache. The directory is made, 0700, when something is stored.
+  explicit PayloadCache(std::string directory) : directory_(std::move(directory)) {}
+
+  struct Entry {
+    UniqueFd file;
+    std::uint64_t payload_size = 0;  // bytes from the file's start
+    std::vector<std::byte> setup_header;
+  };
+  std::optional<Entry> find(const FileIdentity& identity) const;
+
+  // Whether it is kept now. Any number of processes may store at once. The oldest entries beyond
+  // kMaxEntries are removed.
+  bool store(const FileIdentity& identity, std::span<const std::byte> setup_header,
+             std::span<const std::byte> payload) const;
+
+  // Where the entry of `identity` is or would be.
+  std::string path_of(const FileIdentity& identity) const;
+
+ private:
+  void prune() const;
+
+  std::string directory_;
+};
+
+}  // namespace vmm::loader

@@ -1,0 +1,133 @@
+#include "firmware/loader/payload_cache.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "firmware/loader/synthetic_kernel.h"
+
+namespace vmm::loader {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Bytes;
+
+class PayloadCacheTest : public ::testing::Test {
+ protected:
+  FileIdentity identity(std::uint64_t inode) const { return {1, inode, 1000, 5, 6}; }
+
+  testing::TemporaryDirectory directory_;
+  PayloadCache cache_{directory_.path() + "/a/kernels"};
+  Bytes payload_ = testing::make_elf({});
+  Bytes header_ = Bytes(120, std::byte{3});
+};
+
+TEST_F(PayloadCacheTest, KeepsWhatWasStored) {
+  EXPECT_FALSE(cache_.find(identity(1)));
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
+  const auto entry = cache_.find(identity(1));
+  ASSERT_TRUE(entry);
+  EXPECT_EQ(entry->payload_size, payload_.size());
+  EXPECT_EQ(entry->setup_header, header_);
+  Bytes read(payload_.size());
+  ASSERT_TRUE(read_exact_at(entry->file.get(), read, 0));
+  EXPECT_EQ(read, payload_);
+
+  struct stat status{};
+  ASSERT_EQ(::stat((directory_.path() + "/a/kernels").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0700u);
+  ASSERT_EQ(::stat(cache_.path_of(identity(1)).c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+}
+
+TEST_F(PayloadCacheTest, AnotherIdentityIsAnotherKernel) {
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
+  EXPECT_FALSE(cache_.find(identity(2)));
+  FileIdentity touched = identity(1);
+  touched.modified_ns += 1;
+  EXPECT_FALSE(cache_.find(touched));
+  // Even under the same name: the identity in the file is compared.
+  fs::copy_file(cache_.path_of(identity(1)), cache_.path_of(identity(2)));
+  EXPECT_FALSE(cache_.find(identity(2)));
+}
+
+TEST_F(PayloadCacheTest, ACutOffFileIsNotUsed) {
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
+  const std::string path = cache_.path_of(identity(1));
+  const auto size = fs::file_size(path);
+  for (std::uintmax_t cut : {size - 1, size - 240, size / 2, std::uintmax_t{0}}) {
+    fs::resize_file(path, cut);
+    EXPECT_FALSE(cache_.find(identity(1))) << cut;
+  }
+  fs::resize_file(path, size);  // zeroes, as some file systems leave them after a crash
+  EXPECT_FALSE(cache_.find(identity(1)));
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));  // and it is replaced
+  EXPECT_TRUE(cache_.find(identity(1)));
+}
+
+TEST_F(PayloadCacheTest, OnlyPrivateFilesAreTrusted) {
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
+  const std::string path = cache_.path_of(identity(1));
+  ::chmod(path.c_str(), 0620);
+  EXPECT_FALSE(cache_.find(identity(1)));
+  ::chmod(path.c_str(), 0602);
+  EXPECT_FALSE(cache_.find(identity(1)));
+  ::chmod(path.c_str(), 0644);
+  EXPECT_TRUE(cache_.find(identity(1)));
+  fs::rename(path, path + ".moved");
+  fs::create_symlink(path + ".moved", path);
+  EXPECT_FALSE(cache_.find(identity(1)));
+
+  ::chmod((directory_.path() + "/a/kernels").c_str(), 0777);
+  EXPECT_FALSE(cache_.store(identity(3), header_, payload_));
+}
+
+TEST_F(PayloadCacheTest, StaysBounded) {
+  for (std::uint64_t i = 0; i < PayloadCache::kMaxEntries + 4; ++i) {
+    ASSERT_TRUE(cache_.store(identity(i), header_, payload_));
+    const auto time = fs::file_time_type::clock::now() - std::chrono::minutes(100 - i);
+    fs::last_write_time(cache_.path_of(identity(i)), time);
+  }
+  ASSERT_TRUE(cache_.store(identity(100), header_, payload_));
+  const auto files = std::distance(fs::directory_iterator(directory_.path() + "/a/kernels"), {});
+  EXPECT_EQ(static_cast<std::size_t>(files), PayloadCache::kMaxEntries);
+  EXPECT_FALSE(cache_.find(identity(0)));
+  EXPECT_TRUE(cache_.find(identity(PayloadCache::kMaxEntries + 3)));
+  EXPECT_TRUE(cache_.find(identity(100)));
+}
+
+TEST_F(PayloadCacheTest, AbandonedFilesAreRemoved) {
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
+  const std::string old = directory_.path() + "/a/kernels/.new-old";
+  const std::string fresh = directory_.path() + "/a/kernels/.new-fresh";
+  std::ofstream(old) << "x";
+  std::ofstream(fresh) << "x";
+  fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(2));
+  ASSERT_TRUE(cache_.store(identity(2), header_, payload_));
+  EXPECT_FALSE(fs::exists(old));
+  EXPECT_TRUE(fs::exists(fresh));
+}
+
+TEST_F(PayloadCacheTest, NoDirectoryIsNoError) {
+  const PayloadCache none("");
+  EXPECT_FALSE(none.find(identity(1)));
+  EXPECT_FALSE(none.store(identity(1), header_, payload_));
+  const PayloadCache impossible(directory_.file("file", header_) + "/kernels");
+  EXPECT_FALSE(impossible.find(identity(1)));
+  EXPECT_FALSE(impossible.store(identity(1), header_, payload_));
+}
+
+TEST(PayloadCache, IsWhereTheUserKeepsCaches) {
+  ::setenv("XDG_CACHE_HOME", "/x/cache", 1);
+  EXPECT_TRUE(PayloadCache::of_user().path_of({}).starts_with("/x/cache/vmm/kernels/"));
+  ::setenv("XDG_CACHE_HOME", "relative", 1);
+  ::setenv("HOME", "/x/home", 1);
+  EXPECT_TRUE(PayloadCache::of_user().path_of({}).starts_with("/x/home/.cache/vmm/kernels/"));
+}
+
+}  // namespace
+}  // namespace vmm::loader

@@ -1,0 +1,110 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "src/base/event_loop.h"
+#include "src/base/log.h"
+#include "src/base/text.h"
+#include "src/base/unique_fd.h"
+#include "src/base/worker.h"
+
+namespace vmm {
+namespace {
+
+TEST(ParseSize, TakesUnits) {
+  EXPECT_EQ(*parse_size("512"), 512u);
+  EXPECT_EQ(*parse_size("64K"), 65536u);
+  EXPECT_EQ(*parse_size("2G"), 2ull << 30);
+  EXPECT_EQ(*parse_size("2GiB"), 2ull << 30);
+  EXPECT_EQ(*parse_size("3mb"), 0u + (3u << 20)) << "lower case";
+}
+
+TEST(ParseSize, RefusesWithTheValue) {
+  for (const char* bad : {"", "2Q", "G", "-1", "1.5G", "2GG", "99999999999T", "0x10", " 1"}) {
+    const auto result = parse_size(bad);
+    ASSERT_FALSE(result) << bad;
+    EXPECT_NE(result.error().message().find(fmt::format("'{}'", bad)), std::string::npos);
+  }
+}
+
+TEST(FormatSize, IsExact) {
+  EXPECT_EQ(format_size(2ull << 30), "2G");
+  EXPECT_EQ(format_size(1536), "1536");
+  EXPECT_EQ(format_size(3u << 19), "1536K");
+  EXPECT_EQ(format_size(0), "0");
+}
+
+TEST(NearestName, FindsTypos) {
+  constexpr std::array<std::string_view, 3> kNames = {"serial", "readonly", "rate-limit"};
+  EXPECT_EQ(nearest_name("seral", kNames), "serial");
+  EXPECT_EQ(nearest_name("zzzzzz", kNames), "");
+}
+
+TEST(ParseNumber, ChecksBounds) {
+  EXPECT_EQ(*parse_number("8", 1, 8, "cpus"), 8u);
+  for (const char* bad : {"0", "9", "", "1x", "-1"}) EXPECT_FALSE(parse_number(bad, 1, 8, "cpus"));
+}
+
+TEST(EventLoop, RunsTasksAndTimersInOrder) {
+  auto loop = std::move(*EventLoop::create());
+  std::string order;
+  loop->post([&] { order += 'a'; });
+  loop->add_timer(EventLoop::Clock::now() + std::chrono::milliseconds(5), [&] {
+    order += 'c';
+    loop->stop();
+  });
+  const auto cancelled = loop->add_timer(EventLoop::Clock::now(), [&] { order += 'x'; });
+  loop->cancel_timer(cancelled);
+  loop->post([&] { order += 'b'; });
+  loop->run();
+  EXPECT_EQ(order, "abc");
+}
+
+TEST(EventLoop, CallbackMayForgetItself) {
+  auto loop = std::move(*EventLoop::create());
+  auto event = std::move(*EventFd::create());
+  int calls = 0;
+  ASSERT_TRUE(loop->watch(event.fd(), EPOLLIN, [&](std::uint32_t) {
+    ++calls;
+    loop->forget(event.fd());
+    loop->stop();
+  }));
+  event.signal();
+  loop->run();
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(Worker, CallRunsOnItsThread) {
+  auto worker = std::move(*Worker::start("test"));
+  std::thread::id id;
+  worker->loop().call([&] { id = std::this_thread::get_id(); });
+  EXPECT_NE(id, std::this_thread::get_id());
+}
+
+TEST(UnnamedFile, IsInTheDirectoryOrElseWhereTemporaryFilesGo) {
+  const std::string there = std::filesystem::temp_directory_path();
+  for (const auto& directory : {there, std::string("/nowhere/at/all")}) {
+    const auto file = open_unnamed_file(directory);
+    ASSERT_TRUE(file) << file.error().message();
+    EXPECT_TRUE(write_all_at(file->get(), std::as_bytes(std::span("text")), 0));
+    struct stat status{};
+    ASSERT_EQ(::fstat(file->get(), &status), 0);
+    EXPECT_EQ(status.st_nlink, 0u);
+    EXPECT_EQ(status.st_size, 5);
+  }
+}
+
+TEST(RateLimit, LetsTheBurstThroughThenStops) {
+  log::RateLimit limit(3);
+  int allowed = 0;
+  for (int i = 0; i < 1000; ++i) allowed += limit.allow() ? 1 : 0;
+  EXPECT_GE(allowed, 3);
+  EXPECT_LE(allowed, 6);  // one more a second
+}
+
+}  // namespace
+}  // namespace vmm

@@ -1,0 +1,87 @@
+#include "src/base/new_file.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+namespace vmm {
+namespace {
+
+std::unexpected<Error> fail_exists(const std::string& path) {
+  return fail("'{}' exists already; remove it first, or choose another name", path);
+}
+
+// Of its first byte; a disk image is locked elsewhere (raw_file.cpp). Not flock(), which on NFS is
+// a lock of all bytes. A file system without locks is no reason to refuse.
+bool lock(int fd) {
+  struct flock range{};
+  range.l_type = F_WRLCK;
+  range.l_whence = SEEK_SET;
+  range.l_len = 1;
+  return ::fcntl(fd, F_OFD_SETLK, &range) == 0 || (errno != EAGAIN && errno != EACCES);
+}
+
+// Opens `partial` with `flags` besides, and locks it. Not when another process made it again, and
+// was done, meanwhile: then this is not the file of that name any more.
+Result<UniqueFd> open_locked(const std::string& partial, int flags, mode_t mode) {
+  auto fd = TRY(open_file(partial, O_RDWR | O_NOFOLLOW | flags, mode));
+  struct stat ours{}, named{};
+  if (!lock(fd.get()) || ::fstat(fd.get(), &ours) < 0 || ::lstat(partial.c_str(), &named) < 0 ||
+      ours.st_ino != named.st_ino || !S_ISREG(ours.st_mode)) {
+    return fail("'{}' is being made by another process", partial);
+  }
+  return fd;
+}
+
+}  // namespace
+
+Result<void> sync_directory(const std::string& path) {
+  const auto fd = TRY(open_file(path, O_RDONLY | O_DIRECTORY));
+  if (::fsync(fd.get()) < 0) return fail_errno("cannot sync '{}'", path);
+  return {};
+}
+
+Result<NewFile> NewFile::create(const std::string& path, mode_t mode) {
+  if (path.empty() || path.ends_with('/')) return fail("'{}' does not name a file", path);
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) == 0) return fail_exists(path);
+  const std::string partial = path + ".partial";
+  // The lock goes with the process: what a killed one left behind is nobody's. It goes, rather than
+  // being written over: it has the mode that one wanted, and who has it open reads on.
+  if (::lstat(partial.c_str(), &status) == 0) {
+    const auto left = TRY(open_locked(partial, 0, 0));
+    if (::unlink(partial.c_str()) < 0) return fail_errno("cannot remove '{}'", partial);
+  }
+  auto fd = TRY(open_locked(partial, O_CREAT | O_EXCL, mode));
+  return NewFile(path, std::move(fd));
+}
+
+NewFile::NewFile(NewFile&& other) noexcept
+    : path_(std::exchange(other.path_, {})), fd_(std::move(other.fd_)) {}
+
+NewFile::~NewFile() {
+  if (!path_.empty()) (void)::unlink(partial().c_str());  // what stays is not of that name
+}
+
+Result<void> NewFile::publish() {
+  if (::fsync(fd_.get()) < 0) return fail_errno("cannot sync '{}'", partial());
+  if (::renameat2(AT_FDCWD, partial().c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE) < 0) {
+    if (errno == EEXIST) return fail_exists(path_);
+    // A file system without that; a link does not replace either.
+    if (errno != EINVAL || ::link(partial().c_str(), path_.c_str()) < 0) {
+      if (errno == EEXIST) return fail_exists(path_);
+      return fail_errno("cannot create '{}'", path_);
+    }
+    (void)::unlink(partial().c_str());  // a second name is no harm
+  }
+  std::error_code error;
+  const auto whole = std::filesystem::absolute(std::exchange(path_, {}), error);
+  return sync_directory(whole.parent_path().string());
+}
+
+}  // namespace vmm

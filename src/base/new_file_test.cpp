@@ -1,0 +1,109 @@
+#include "src/base/new_file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace vmm {
+namespace {
+
+namespace fs = std::filesystem;
+
+class NewFileTest : public testing::Test {
+ protected:
+  NewFileTest() {
+    std::string name = testing::TempDir() + "new-file.XXXXXX";
+    directory_ = ::mkdtemp(name.data());
+  }
+  ~NewFileTest() override { fs::remove_all(directory_); }
+
+  std::string path(const std::string& name) const { return directory_ + "/" + name; }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path(name)) << text;
+  }
+  std::string content(const std::string& name) const {
+    std::ostringstream text;
+    text << std::ifstream(path(name)).rdbuf();
+    return text.str();
+  }
+  std::ptrdiff_t files() const {
+    return std::distance(fs::directory_iterator(directory_), fs::directory_iterator());
+  }
+  std::string refusal(const std::string& name) const {
+    const auto file = NewFile::create(path(name), 0600);
+    return file ? "" : file.error().message();
+  }
+
+  std::string directory_;
+};
+
+std::span<const std::byte> bytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+TEST_F(NewFileTest, HasItsNameWhenItIsWhole) {
+  auto made = NewFile::create(path("x"), 0640);
+  ASSERT_TRUE(made) << made.error().message();
+  NewFile file = std::move(*made);
+  ASSERT_TRUE(write_all(file.fd(), bytes("whole")));
+  EXPECT_FALSE(fs::exists(path("x")));
+  EXPECT_EQ(file.partial(), path("x.partial"));
+  ASSERT_TRUE(file.publish());
+  EXPECT_EQ(content("x"), "whole");
+  struct stat status{};
+  ASSERT_EQ(::stat(path("x").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777 & ~0640u, 0u);
+  EXPECT_EQ(files(), 1);
+}
+
+TEST_F(NewFileTest, GoesWhenItIsNotPublished) {
+  {
+    ASSERT_TRUE(NewFile::create(path("x"), 0600));
+  }
+  EXPECT_EQ(files(), 0);
+}
+
+TEST_F(NewFileTest, ReplacesNothing) {
+  write("there", "precious");
+  EXPECT_NE(refusal("there").find("exists already"), std::string::npos);
+  auto file = NewFile::create(path("late"), 0600);
+  ASSERT_TRUE(file);
+  write("late", "precious");
+  const auto published = file->publish();
+  ASSERT_FALSE(published);
+  EXPECT_NE(published.error().message().find("exists already"), std::string::npos);
+  EXPECT_EQ(content("there") + content("late"), "preciousprecious");
+}
+
+TEST_F(NewFileTest, ReplacesWhatAKilledOneLeft) {
+  write("x.partial", "left behind, and longer");
+  fs::permissions(path("x.partial"), fs::perms(0644));
+  auto file = NewFile::create(path("x"), 0600);
+  ASSERT_TRUE(file) << file.error().message();
+  ASSERT_TRUE(write_all(file->fd(), bytes("new")));
+  ASSERT_TRUE(file->publish());
+  EXPECT_EQ(content("x"), "new");
+  EXPECT_EQ(fs::status(path("x")).permissions(), fs::perms(0600)) << "not those of what was left";
+}
+
+TEST_F(NewFileTest, RefusesWhatAnotherIsMaking) {
+  const auto first = NewFile::create(path("x"), 0600);
+  ASSERT_TRUE(first);
+  EXPECT_NE(refusal("x").find("by another process"), std::string::npos);
+  EXPECT_TRUE(fs::exists(path("x.partial"))) << "it is the first one's";
+}
+
+TEST_F(NewFileTest, RefusesWhatIsNoFile) {
+  EXPECT_NE(refusal("directory/"), "");
+  EXPECT_NE(refusal("none/x"), "");
+  write("target", "precious");
+  fs::create_symlink(path("target"), path("x.partial"));
+  EXPECT_NE(refusal("x"), "");
+  EXPECT_EQ(content("target"), "precious");
+}
+
+}  // namespace
+}  // namespace vmm

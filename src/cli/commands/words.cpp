@@ -1,0 +1,66 @@
+#include "src/cli/commands/words.h"
+
+#include <boost/program_options.hpp>
+
+#include <algorithm>
+
+#include "src/base/text.h"
+
+namespace vmm::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+// The words that belong to no option; no one can type this name of them.
+constexpr const char* kNames = " names";
+
+std::string nearest_option(std::string_view name, const po::options_description& options) {
+  std::vector<std::string> known;
+  for (const auto& option : options.options()) known.push_back("--" + option->long_name());
+  const std::vector<std::string_view> names(known.begin(), known.end());
+  return did_you_mean(name, names);
+}
+
+}  // namespace
+
+bool asks_for_help(Arguments arguments) {
+  return std::ranges::find(arguments, "--help") != arguments.end();
+}
+
+Result<std::vector<std::string>> parse_words(const WordsForm& form,
+                                             const po::options_description& options,
+                                             Arguments arguments) {
+  std::vector<std::string> names;
+  po::options_description all;
+  all.add(options).add_options()(kNames, po::value(&names));
+  po::positional_options_description positional;
+  positional.add(kNames, -1);
+  try {
+    namespace style = po::command_line_style;
+    po::variables_map values;
+    po::store(po::command_line_parser(std::vector<std::string>(arguments.begin(), arguments.end()))
+                  .options(all)
+                  .positional(positional)
+                  .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next)
+                  .run(),
+              values);
+    po::notify(values);
+  } catch (const po::unknown_option& error) {
+    auto name = error.get_option_name();
+    if (!name.starts_with('-')) name.insert(0, "--");
+    return fail("{} has no option '{}'{}", form.command, name, nearest_option(name, options));
+  } catch (const po::error& error) {
+    return fail("{}: {}", form.command, error.what());
+  }
+  if (names.size() > form.most) {
+    return fail("{}: '{}' is one name too many: vmm {} {}", form.command, names[form.most],
+                form.command, form.usage);
+  }
+  if (names.size() < form.least || std::ranges::find(names, "") != names.end()) {
+    return fail("{} takes {}: vmm {} {}", form.command, form.least == 2 ? "two names" : "a name",
+                form.command, form.usage);
+  }
+  return names;
+}
+
+}  // namespace vmm::cli

@@ -1,0 +1,74 @@
+#include "src/cli/config/restored_machine.h"
+
+#include <array>
+
+namespace vmm::config {
+namespace {
+
+struct Fixed {
+  const char* option;
+  std::optional<std::string> MachineOptions::* member;
+};
+constexpr std::array<Fixed, 5> kFixed = {{{"--kernel", &MachineOptions::kernel},
+                                          {"--initrd", &MachineOptions::initrd},
+                                          {"--append", &MachineOptions::append},
+                                          {"--mem", &MachineOptions::memory},
+                                          {"--cpus", &MachineOptions::cpus}}};
+
+}  // namespace
+
+Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
+                                        const MachineOptions& overrides) {
+  for (const auto& fixed : kFixed) {
+    if (overrides.*fixed.member) {
+      return fail("{} does not go with --restore: the snapshot says it", fixed.option);
+    }
+  }
+  if (!overrides.disks.empty()) {
+    return fail("--disk does not go with --restore: the snapshot has its disks");
+  }
+  auto options =
+      TRY(parse_config_text(snapshot.manifest().config,
+                            fmt::format("the configuration in snapshot '{}'", snapshot.path())));
+  options.name.reset();
+  options.control.reset();
+  options.serial.reset();
+  auto given = overrides;
+  if (!given.nets.empty()) {
+    if (given.nets.size() != options.nets.size()) {
+      return fail("{} times --net, but the machine in snapshot '{}' has {} network cards",
+                  given.nets.size(), snapshot.path(), options.nets.size());
+    }
+    options.nets = std::exchange(given.nets, {});
+  }
+  if (given.vsock && !options.vsock) {
+    return fail("--vsock: the machine in snapshot '{}' has no vsock device", snapshot.path());
+  }
+  options.override_with(given);
+  return options;
+}
+
+Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
+                                      const MachineOptions& options) {
+  auto config = TRY(to_config(options));
+  const auto& disks = snapshot.manifest().disks;
+  if (disks.size() != config.disks.size()) {
+    return fail("snapshot '{}' has {} disks, its configuration names {}", snapshot.path(),
+                disks.size(), config.disks.size());
+  }
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    auto& disk = config.disks[i];
+    auto file = snapshot.disk_file(disks[i]);
+    disk.path = std::move(file.path);
+    disk.label = std::move(file.label);
+    // Of a read-only disk the file is what the user had; nothing is written to it.
+    const bool is_users = disks[i].file.empty() || (disk.read_only && !file.is_private);
+    if (is_users) continue;
+    // A copy is raw, whatever its first bytes say: the guest wrote them. It stays as it is.
+    disk.format = disk::ImageFormat::raw;
+    disk.scratch = !file.is_private;
+  }
+  return config;
+}
+
+}  // namespace vmm::config

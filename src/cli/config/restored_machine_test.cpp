@@ -1,0 +1,67 @@
+#include "src/cli/config/restored_machine.h"
+
+#include "src/hypervisor/snapshot/export.h"
+#include "src/hypervisor/snapshot/import.h"
+#include "src/hypervisor/snapshot/snapshot_fixture.h"
+
+namespace vmm::config {
+namespace {
+
+class RestoredMachineTest : public snapshot::SnapshotTest {
+ protected:
+  Result<MachineConfig> restored(const std::string& name) const {
+    const auto reader = TRY(snapshot::Reader::open(path(name)));
+    return restored_config(*reader, TRY(restored_options(*reader, {})));
+  }
+};
+
+TEST_F(RestoredMachineTest, OnlyWritableCopiesAreScratchDisks) {
+  config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["data.img,ro", "root.img"]})";
+  read_only_disk_ = path("data.img");
+  std::ofstream(read_only_disk_) << std::string(512, 'r');
+  ASSERT_TRUE(save("one"));
+  const auto referred = restored("one");
+  ASSERT_TRUE(referred) << referred.error().message();
+  EXPECT_EQ(referred->disks.at(0).path, read_only_disk_);
+  EXPECT_FALSE(referred->disks.at(0).scratch);
+  EXPECT_EQ(referred->disks.at(1).path, path("one/disk0.img"));
+  EXPECT_TRUE(referred->disks.at(1).scratch);
+  // Moved, it has a file of both.
+  const auto reader = snapshot::Reader::open(path("one"));
+  ASSERT_TRUE(reader);
+  ASSERT_TRUE(snapshot::export_snapshot(**reader, path("one.vmm"), {}));
+  ASSERT_TRUE(snapshot::import_archive(path("one.vmm"), path("two"), {}));
+  const auto moved = restored("two");
+  ASSERT_TRUE(moved) << moved.error().message();
+  EXPECT_EQ(moved->disks.at(0).path, path("two/blk1.img"));
+  EXPECT_TRUE(moved->disks.at(0).read_only);
+  EXPECT_FALSE(moved->disks.at(0).scratch);
+  EXPECT_TRUE(moved->disks.at(1).scratch);
+}
+
+TEST_F(RestoredMachineTest, DisksOfAnArchiveAreFilesOfItsOwn) {
+  config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["data.img,ro", "root.img"]})";
+  read_only_disk_ = path("data.img");
+  std::ofstream(read_only_disk_) << std::string(512, 'r');
+  ASSERT_TRUE(save("one"));
+  const auto reader = snapshot::Reader::open(path("one"));
+  ASSERT_TRUE(reader);
+  ASSERT_TRUE(snapshot::export_snapshot(**reader, path("one.vmm"), {}));
+  const auto archive = snapshot::open_source(path("one.vmm"));
+  ASSERT_TRUE(archive) << archive.error().message();
+  const auto options = restored_options(**archive, {});
+  ASSERT_TRUE(options) << options.error().message();
+  const auto config = restored_config(**archive, *options);
+  ASSERT_TRUE(config) << config.error().message();
+  for (const auto& disk : config->disks) {
+    EXPECT_TRUE(disk.path.starts_with("/proc/self/fd/")) << disk.path;
+    EXPECT_EQ(disk.format, disk::ImageFormat::raw) << "whatever its first bytes say";
+    EXPECT_FALSE(disk.scratch);
+  }
+  EXPECT_EQ(config->disks.at(0).label, path("one.vmm") + ":blk1");
+  EXPECT_TRUE(config->disks.at(0).read_only);
+  EXPECT_FALSE(config->disks.at(1).read_only);
+}
+
+}  // namespace
+}  // namespace vmm::config

@@ -1,0 +1,33 @@
+// MachineConfig: all that a person says about a machine, as plain typed fields. Options and the
+// configuration file both end here (config/), the machine is assembled from it alone.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "devices/backend/chardev/chardev_config.h"
+#include "devices/backend/disk/disk_config.h"
+#include "devices/virtio/net/config.h"
+#include "devices/virtio/vsock/config.h"
+
+namespace vmm {
+
+struct MachineConfig {
+  std::string name;                   // shown in status; empty: none
+  std::string kernel;                 // path of a bzImage or vmlinux
+  std::string initrd;                 // path, or empty
+  std::string append;                 // words behind the default command line
+  std::uint64_t memory = 512u << 20;  // bytes
+  unsigned cpus = 1;
+  std::vector<disk::DiskConfig> disks;
+  std::vector<virtio::NetConfig> nets;
+  std::optional<virtio::VsockConfig> vsock;
+  bool balloon = false;
+  chardev::SerialSpec serial;
+  std::string control;  // path of the control socket, or empty
+  bool reboot = true;   // false: a reset of the guest ends the program
+};
+
+}  // namespace vmm

@@ -1,0 +1,143 @@
+#include "src/hypervisor/memory/guest_memory.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "src/base/text.h"
+
+namespace vmm {
+namespace {
+
+constexpr std::uint64_t kHugePage = 2u << 20;
+
+}  // namespace
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const MemoryRange> ranges,
+                                                         std::span<const FilePart> parts) {
+  std::unique_ptr<GuestMemory> memory(new GuestMemory);
+  std::uint64_t flat_offset = 0;
+  for (const auto& range : ranges) {
+    // One huge page more, so that host and guest addresses agree modulo 2 MiB: only then can KVM
+    // map a huge page of the host as a huge page of the guest.
+    auto mapping = Mapping::create(range.size + kHugePage, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    if (!mapping) {
+      return fail("cannot reserve {} of guest memory: {}", format_size(range.size),
+                  mapping.error().message());
+    }
+    const auto start = reinterpret_cast<std::uintptr_t>(mapping->data());
+    const std::uint64_t shift = (range.base.value - start) & (kHugePage - 1);
+    std::byte* host = mapping->data() + shift;
+    // Without transparent huge pages in the host's kernel this fails, and 4 KiB pages do.
+    (void)::madvise(host, range.size, MADV_HUGEPAGE);
+    (void)::madvise(host, range.size, MADV_DONTDUMP);  // a core file holds no guest's secrets
+    Region region{range, host, flat_offset};
+    flat_offset += range.size;
+    TRY(map_parts(region, parts));
+    memory->regions_.push_back(region);
+    memory->mappings_.push_back(std::move(*mapping));
+  }
+  return memory;
+}
+
+Result<void> GuestMemory::map_parts(Region& region, std::span<const FilePart> parts) {
+  for (const auto& part : parts) {
+    const auto piece = region.piece(part.offset, part.length);
+    if (piece.bytes.empty()) continue;
+    if (::mmap(piece.bytes.data(), piece.bytes.size(), PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, part.fd,
+               static_cast<off_t>(piece.offset)) == MAP_FAILED) {
+      return fail_errno("cannot map {} of guest memory from its file",
+                        format_size(piece.bytes.size()));
+    }
+    (void)::madvise(piece.bytes.data(), piece.bytes.size(), MADV_DONTDUMP);
+    region.from_file = true;
+  }
+  return {};
+}
+
+void GuestMemory::mark_served() {
+  for (auto& region : regions_) region.served = true;
+}
+
+std::uint64_t GuestMemory::size() const {
+  std::uint64_t total = 0;
+  for (const auto& region : regions_) total += region.range.size;
+  return total;
+}
+
+std::uint64_t GuestMemory::resident() const {
+  constexpr std::uint64_t kChunk = 256u << 20;
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> map(kChunk / page);
+  std::uint64_t pages = 0;
+  for (const auto& region : regions_) {
+    for (std::uint64_t at = 0; at < region.range.size; at += kChunk) {
+      const std::uint64_t length = std::min(kChunk, region.range.size - at);
+      if (::mincore(region.host + at, length, map.data()) < 0) continue;
+      const auto end = map.begin() + static_cast<std::ptrdiff_t>((length + page - 1) / page);
+      pages += static_cast<std::uint64_t>(
+          std::count_if(map.begin(), end, [](unsigned char c) { return (c & 1) != 0; }));
+    }
+  }
+  return pages * page;
+}
+
+std::byte* GuestMemory::host_pointer(GuestAddress address, std::uint64_t length) const {
+  for (const auto& region : regions_) {
+    const std::uint64_t offset = address.value - region.range.base.value;
+    // Unsigned: an address below the region wraps to a huge offset.
+    if (offset < region.range.size && length <= region.range.size - offset) {
+      return region.host + offset;
+    }
+  }
+  return nullptr;
+}
+
+Result<std::span<std::byte>> GuestMemory::slice(GuestAddress address, std::uint64_t length) const {
+  std::byte* host = host_pointer(address, length);
+  if (host == nullptr) {
+    return fail("guest range {:#x}+{:#x} is outside of the guest's memory", address.value, length);
+  }
+  return std::span(host, length);
+}
+
+Result<void> GuestMemory::write_bytes(GuestAddress address,
+                                      std::span<const std::byte> bytes) const {
+  const auto target = TRY(slice(address, bytes.size()));
+  if (!bytes.empty()) std::memcpy(target.data(), bytes.data(), bytes.size());
+  return {};
+}
+
+Result<void> GuestMemory::discard(GuestAddress address, std::uint64_t length) const {
+  const auto bytes = TRY(slice(address, length));
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto start = reinterpret_cast<std::uintptr_t>(bytes.data());
+  const std::uintptr_t first = (start + page - 1) & ~(page - 1);
+  const std::uintptr_t last = (start + bytes.size()) & ~(page - 1);
+  if (first >= last) return {};
+  std::byte* pages = bytes.data() + (first - start);
+  const std::size_t size = last - first;
+  // MADV_DONTNEED would bring back the content of a private mapping's file; and pages that wait to
+  // be served would still be. What is mapped over them is neither the file's nor registered.
+  const bool comes_back = std::ranges::any_of(regions_, [&](const Region& region) {
+    return (region.from_file || region.served) && pages >= region.host &&
+           pages < region.host + region.range.size;
+  });
+  if (comes_back) {
+    if (::mmap(pages, size, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED) {
+      (void)::madvise(pages, size, MADV_DONTDUMP);
+      return {};
+    }
+    std::memset(pages, 0, size);  // no more mappings: it stays, as zeroes
+    return {};
+  }
+  if (::madvise(pages, size, MADV_DONTNEED) < 0) {
+    return fail_errno("cannot give back guest range {:#x}+{:#x}", address.value, length);
+  }
+  return {};
+}
+
+}  // namespace vmm

@@ -1,0 +1,119 @@
+// GuestMemory: the RAM of a guest, as regions of host memory. Plain mmap, no KVM, so that devices
+// and tests use it alone.
+//
+//   const auto memory = TRY(GuestMemory::create({{GuestAddress{0}, 256 << 20}}, {}));
+//   const auto header = TRY(memory->read<RequestHeader>(address));   // copied out once
+//   auto data = TRY(memory->slice(address, length));                 // checked, then direct
+//
+// Every access is checked against the regions; none crosses from one region into the next. The
+// guest writes concurrently: copy a structure out once, then check and use the copy.
+// All calls may come from any thread.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "src/base/mapping.h"
+#include "src/base/result.h"
+#include "src/hypervisor/memory/guest_address.h"
+
+namespace vmm {
+
+struct MemoryRange {
+  GuestAddress base;
+  std::uint64_t size = 0;  // bytes, a multiple of the page size
+};
+
+// A part of a guest's memory that starts as the content of a file. Offsets are those in the flat
+// memory: the ranges one behind the other, without the gaps; the file has them at the same offset.
+struct FilePart {
+  std::uint64_t offset = 0;  // bytes, multiples of the page size
+  std::uint64_t length = 0;
+  // check: raw-descriptors allowed, it is looked at during create() only
+  int fd = -1;
+};
+
+class GuestMemory {
+ public:
+  // A stretch of the flat memory that lies in one region.
+  struct Piece {
+    std::uint64_t offset = 0;  // in the flat memory
+    std::span<std::byte> bytes;
+  };
+  struct Region {
+    MemoryRange range;
+    std::byte* host = nullptr;
+    std::uint64_t flat_offset = 0;  // of its start in the flat memory
+    bool from_file = false;         // some of it started as a file's content
+    bool served = false;  // what is missing of it may be put in by somebody: mark_served()
+
+    // What of [offset, offset + length) of the flat memory lies here; no bytes: nothing.
+    Piece piece(std::uint64_t offset, std::uint64_t length) const {
+      const std::uint64_t first = std::max(offset, flat_offset);
+      const std::uint64_t last = std::min(offset + length, flat_offset + range.size);
+      if (first >= last) return {};
+      return {first, {host + (first - flat_offset), last - first}};
+    }
+  };
+
+  // `ranges` ascending, not overlapping. Private anonymous memory, huge pages where the host has
+  // them; nothing is resident before it is touched.
+  static Result<std::unique_ptr<GuestMemory>> create(std::span<const MemoryRange> ranges) {
+    return create(ranges, {});
+  }
+  // The same, with parts mapped privately from files: nothing is read before it is touched, pages
+  // that are not written are shared with all who map the file. Later parts lie over earlier ones.
+  // The files stay as they are for as long as the memory lives.
+  static Result<std::unique_ptr<GuestMemory>> create(std::span<const MemoryRange> ranges,
+                                                     std::span<const FilePart> parts);
+
+  // From now on, pages that are not there may get a content when they are touched (userfaultfd(2),
+  // snapshot/page_server.h). What is discarded must not: discard() maps fresh memory over it.
+  void mark_served();
+
+  std::span<const Region> regions() const { return regions_; }
+  std::uint64_t size() const;
+
+  // The bytes [address, address + length), or an error when any of them is outside of the RAM.
+  Result<std::span<std::byte>> slice(GuestAddress address, std::uint64_t length) const;
+  // As slice(), for hot paths: null instead of an error.
+  std::byte* host_pointer(GuestAddress address, std::uint64_t length) const;
+
+  template <typename T>
+  Result<T> read(GuestAddress address) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    const auto bytes = TRY(slice(address, sizeof(T)));
+    T value;
+    std::memcpy(&value, bytes.data(), sizeof(T));
+    return value;
+  }
+  template <typename T>
+  Result<void> write(GuestAddress address, const T& value) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    const auto bytes = TRY(slice(address, sizeof(T)));
+    std::memcpy(bytes.data(), &value, sizeof(T));
+    return {};
+  }
+  Result<void> write_bytes(GuestAddress address, std::span<const std::byte> bytes) const;
+
+  // Bytes of it that the host keeps in memory now (mincore).
+  std::uint64_t resident() const;
+
+  // Gives [address, address + length) back to the host; it reads as zero afterwards. Only whole
+  // pages inside of the range are given back.
+  Result<void> discard(GuestAddress address, std::uint64_t length) const;
+
+ private:
+  GuestMemory() = default;
+  static Result<void> map_parts(Region& region, std::span<const FilePart> parts);
+  std::vector<Mapping> mappings_;
+  std::vector<Region> regions_;
+};
+
+}  // namespace vmm

@@ -1,0 +1,63 @@
+// Walks what is not zero of a file or of a guest's memory, in chunks of 64 KiB: the unit of a
+// sparse digest. `visit(number, bytes) -> Result<void>` is called in ascending order; the last
+// chunk may be shorter.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "src/base/unique_fd.h"
+#include "src/base/zero.h"
+#include "src/hypervisor/memory/guest_memory.h"
+#include "src/hypervisor/snapshot/memory_layer.h"
+
+namespace vmm::snapshot {
+
+inline constexpr std::uint64_t kChunk = 64u << 10;
+
+template <typename Visit>
+Result<void> for_each_chunk(int fd, std::uint64_t size, Visit visit) {
+  std::vector<std::byte> buffer(kChunk);
+  for (std::uint64_t at = 0; at < size;) {
+    const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;  // only a hole is left
+    // A file system without holes says so or takes all for data.
+    if (data > 0) at = std::max(at, static_cast<std::uint64_t>(data) / kChunk * kChunk);
+    if (at >= size) break;
+    const auto chunk = std::span(buffer).first(std::min(kChunk, size - at));
+    TRY(read_exact_at(fd, chunk, at));
+    if (!is_zero(chunk)) TRY(visit(at / kChunk, std::span<const std::byte>(chunk)));
+    at += chunk.size();
+  }
+  return {};
+}
+
+// `extents` of the flat memory, ascending: outside of them all is zero.
+template <typename Visit>
+Result<void> for_each_chunk(const GuestMemory& memory, std::span<const Extent> extents,
+                            Visit visit) {
+  const std::uint64_t size = memory.size();
+  std::vector<std::byte> buffer(kChunk);
+  std::uint64_t next = 0;  // the first chunk that was not visited
+  for (const auto& extent : extents) {
+    const std::uint64_t end = (extent.offset + extent.length + kChunk - 1) / kChunk;
+    for (next = std::max(next, extent.offset / kChunk); next < end; ++next) {
+      const std::uint64_t at = next * kChunk;
+      const auto chunk = std::span(buffer).first(std::min(kChunk, size - at));
+      for (const auto& region : memory.regions()) {
+        const auto piece = region.piece(at, chunk.size());
+        if (piece.bytes.empty()) continue;
+        std::memcpy(chunk.data() + (piece.offset - at), piece.bytes.data(), piece.bytes.size());
+      }
+      if (!is_zero(chunk)) TRY(visit(next, std::span<const std::byte>(chunk)));
+    }
+  }
+  return {};
+}
+
+}  // namespace vmm::snapshot

@@ -1,0 +1,278 @@
+#include "src/hypervisor/snapshot/export.h"
+
+#include <sys/stat.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+
+#include "src/base/new_file.h"
+#include "src/hypervisor/snapshot/archive.h"
+#include "src/hypervisor/snapshot/chunks.h"
+#include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/merge.h"
+
+namespace vmm::snapshot {
+namespace {
+
+// Part of the format's promise that the same snapshot makes the same bytes. Measured: FORMAT.md.
+constexpr std::uint32_t kFramePages = 128;
+constexpr int kLevel = 3;
+// A machine's memory may hold anything.
+constexpr mode_t kMode = 0600;
+
+struct ContextDeleter {
+  void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
+};
+
+// The frames of the file, one behind the other, with the digest and the seek table of them.
+class FrameWriter {
+ public:
+  static Result<FrameWriter> create(const std::string& path) {
+    FrameWriter writer;
+    writer.file_.emplace(TRY(NewFile::create(path, kMode)));
+    writer.context_.reset(ZSTD_createCCtx());
+    auto* context = writer.context_.get();
+    if (context == nullptr) return fail("zstd: out of memory");
+    if (ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, kLevel)) != 0 ||
+        ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)) != 0) {
+      return fail("zstd does not take its parameters");
+    }
+    return writer;
+  }
+
+  Result<void> skippable(std::uint32_t magic, std::span<const std::byte> content) {
+    return append(skippable_frame(magic, content), 0);
+  }
+  Result<void> encoded(std::span<const std::byte> content) {
+    buffer_.resize(ZSTD_compressBound(content.size()));
+    const std::size_t size = ZSTD_compress2(context_.get(), buffer_.data(), buffer_.size(),
+                                            content.data(), content.size());
+    if (ZSTD_isError(size) != 0) return fail("zstd: {}", ZSTD_getErrorName(size));
+    return append(std::span(buffer_).first(size), content.size());
+  }
+  // Digest and seek table; returns the digest.
+  Result<std::string> finish() {
+    const auto digest = hash_.finish();
+    TRY(skippable(kDigestMagic, digest));
+    const auto table = encode_seek_table(table_);
+    TRY(write(table));
+    bytes_ += table.size();
+    TRY(file_->publish());
+    return to_hex(digest);
+  }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  Result<void> append(std::span<const std::byte> frame, std::size_t decoded) {
+    hash_.update(frame);
+    bytes_ += frame.size();
+    table_.push_back(
+        {static_cast<std::uint32_t>(frame.size()), static_cast<std::uint32_t>(decoded)});
+    return write(frame);
+  }
+  Result<void> write(std::span<const std::byte> bytes) const {
+    if (const auto written = write_all(file_->fd(), bytes); !written) {
+      return fail("cannot write '{}': {}", file_->partial(), written.error().message());
+    }
+    return {};
+  }
+  std::optional<NewFile> file_;
+  std::unique_ptr<ZSTD_CCtx, ContextDeleter> context_;
+  std::vector<std::byte> buffer_;
+  std::vector<SeekEntry> table_;
+  Sha256 hash_;
+  std::uint64_t bytes_ = 0;
+};
+
+// Pages by their SHA-256, each under the number of its first appearance.
+class UniquePages {
+ public:
+  struct Found {
+    std::uint64_t number;
+    bool fresh;
+  };
+  Found add(std::span<const std::byte> page) {
+    Sha256 hash;
+    hash.update(page);
+    const auto [entry, fresh] = numbers_.emplace(hash.finish(), next_);
+    if (fresh) ++next_;
+    return {entry->second, fresh};
+  }
+  // Of a base: each has a number of its own, whether it is there already or not.
+  void add_known(std::span<const std::byte> page) {
+    Sha256 hash;
+    hash.update(page);
+    numbers_.emplace(hash.finish(), next_++);
+  }
+  std::uint64_t size() const { return next_; }
+
+ private:
+  struct Hash {
+    std::size_t operator()(const Sha256::Bytes& digest) const {
+      std::size_t value = 0;
+      std::memcpy(&value, digest.data(), sizeof value);
+      return value;
+    }
+  };
+  std::unordered_map<Sha256::Bytes, std::uint64_t, Hash> numbers_;
+  std::uint64_t next_ = 0;
+};
+
+class Exporter {
+ public:
+  Exporter(const Reader& reader, FrameWriter& out) : reader_(reader), out_(out) {}
+
+  Result<Exported> run(const ExportBase& base) {
+    manifest_ = reader_.manifest();
+    manifest_.parent.reset();
+    TRY(begin(base));
+    TRY(add_state());
+    // Disks before memory: its page cache is pieces of them, which they have in better order.
+    for (auto& disk : manifest_.disks) TRY(add_disk(disk));
+    TRY(add_memory());
+    if (!frame_.empty()) TRY(out_.encoded(frame_));
+    index_.manifest = to_text(manifest_);
+    const auto index = encode_index(index_);
+    if (index.size() > kMaxIndex) {
+      return fail("its pages lie in too many pieces: an index of {} bytes", index.size());
+    }
+    TRY(out_.encoded(index));
+    made_.snapshot = TRY(digest_in(index_.manifest));
+    made_.stored = pages_.size() - base_pages_;
+    made_.digest = TRY(out_.finish());
+    made_.bytes = out_.bytes();
+    return made_;
+  }
+
+ private:
+  Result<void> begin(const ExportBase& base) {
+    ArchiveHeader header{.architecture = manifest_.architecture,
+                         .program = manifest_.program,
+                         .frame_pages = kFramePages};
+    if (!base.since.empty()) {
+      auto top = TRY(Archive::open(base.since));
+      TRY(top->check_digest());
+      header.base = top->digest();
+      header.base_pages = base_pages_ = top->all_pages();
+      for (const auto& archive : TRY(chain_of(std::move(top), base.bases))) {
+        for (std::size_t i = 0; i < archive->frames(); ++i) {
+          const auto pages = TRY(archive->read_frame(i));
+          for (std::size_t at = 0; at < pages.size(); at += kArchivePage) {
+            pages_.add_known(std::span(pages).subspan(at, kArchivePage));
+          }
+        }
+      }
+    }
+    const std::string text = to_text(header);
+    return out_.skippable(kHeaderMagic, std::as_bytes(std::span(text.data(), text.size())));
+  }
+
+  Result<void> add_state() {
+    const auto state = TRY(complete_state(reader_));
+    if (state.size() > kMaxState) return fail("its states have {} bytes", state.size());
+    manifest_.state_digest = digest_of(state);
+    index_.files.push_back({std::string(kStateFile), state.size(), {}});
+    return add_pages(0, state);
+  }
+
+  Result<void> add_memory() {
+    const auto memory = TRY(reader_.map_memory());
+    const auto extents = TRY(reader_.data_extents());
+    index_.files.push_back({std::string(kMemoryFile), manifest_.memory_size(), {}});
+    SparseDigest digest;
+    TRY(for_each_chunk(*memory, extents, [&](std::uint64_t number, auto chunk) -> Result<void> {
+      digest.add(number, chunk);
+      return add_pages(number * kChunk, chunk);
+    }));
+    auto found = digest.finish();
+    if (reader_.depth() == 1 && found != manifest_.memory_digest) {
+      return fail("the digest of its file '{}' does not fit: it was altered", kMemoryFile);
+    }
+    manifest_.memory_digest = std::move(found);
+    return {};
+  }
+
+  Result<void> add_disk(DiskEntry& disk) {
+    const auto file = TRY(open_file(reader_.disk_path(disk), O_RDONLY));
+    struct stat status{};
+    if (::fstat(file.get(), &status) < 0) return fail_errno("cannot examine '{}'", disk.path);
+    if (static_cast<std::uint64_t>(status.st_size) != disk.size) {
+      return fail("disk '{}' has {} bytes in a file of {}: only a raw image can be exported",
+                  disk.path, disk.size, status.st_size);
+    }
+    const bool referred = disk.file.empty();
+    if (referred) {
+      disk.file = disk.device + ".img";
+      disk.modified_ns = 0;
+    }
+    index_.files.push_back({disk.file, disk.size, {}});
+    SparseDigest digest;
+    TRY(for_each_chunk(file.get(), disk.size, [&](std::uint64_t number, auto chunk) {
+      digest.add(number, chunk);
+      return add_pages(number * kChunk, chunk);
+    }));
+    auto found = digest.finish();
+    if (!referred && found != disk.digest) {
+      return fail("the digest of its file '{}' does not fit: it was altered", disk.file);
+    }
+    disk.digest = std::move(found);
+    return {};
+  }
+
+  // Bytes at a multiple of the page size; only a file's last page may be shorter.
+  Result<void> add_pages(std::uint64_t offset, std::span<const std::byte> bytes) {
+    std::array<std::byte, kArchivePage> padded{};
+    for (std::size_t at = 0; at < bytes.size(); at += kArchivePage) {
+      auto page = bytes.subspan(at, std::min<std::size_t>(kArchivePage, bytes.size() - at));
+      if (is_zero(page)) continue;
+      if (page.size() < kArchivePage) {
+        std::ranges::copy(page, padded.begin());
+        page = padded;
+      }
+      ++made_.pages;
+      const auto [number, fresh] = pages_.add(page);
+      append_run(index_.files.back().runs, (offset + at) / kArchivePage, number);
+      if (!fresh) continue;
+      frame_.insert(frame_.end(), page.begin(), page.end());
+      if (frame_.size() == std::size_t{kFramePages} * kArchivePage) {
+        TRY(out_.encoded(frame_));
+        frame_.clear();
+      }
+    }
+    return {};
+  }
+
+  static void append_run(std::vector<PageRun>& runs, std::uint64_t page, std::uint64_t unique) {
+    if (!runs.empty()) {
+      auto& last = runs.back();
+      if (last.page + last.count == page && last.unique + last.count == unique) {
+        ++last.count;
+        return;
+      }
+    }
+    runs.push_back({page, 1, unique});
+  }
+
+  const Reader& reader_;
+  FrameWriter& out_;
+  Manifest manifest_;
+  ArchiveIndex index_;
+  UniquePages pages_;
+  std::uint64_t base_pages_ = 0;
+  std::vector<std::byte> frame_;
+  Exported made_;
+};
+
+}  // namespace
+
+Result<Exported> export_snapshot(const Reader& reader, const std::string& file,
+                                 const ExportBase& base) {
+  auto out = TRY(FrameWriter::create(file));
+  return Exporter(reader, out).run(base);
+}
+
+}  // namespace vmm::snapshot

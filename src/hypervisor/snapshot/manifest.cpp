@@ -1,0 +1,169 @@
+#include "src/hypervisor/snapshot/manifest.h"
+
+#include <nlohmann/json.hpp>
+#include <sys/utsname.h>
+
+#include <algorithm>
+
+#include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/seal.h"
+
+namespace vmm::snapshot {
+namespace {
+
+// Keys in the order of their insertion: the version is the first thing that a reader sees.
+using json = nlohmann::ordered_json;
+
+constexpr std::string_view kFormat = "vmm-snapshot";
+constexpr std::size_t kMaxRanges = 1024;
+
+std::string dump(const json& root) {
+  return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+json to_json(const Manifest& manifest) {
+  json root;
+  root["format"] = kFormat;
+  root["version"] = manifest.version;
+  root["architecture"] = manifest.architecture;
+  root["program"] = manifest.program;
+  if (manifest.parent) {
+    root["parent"] = {{"path", manifest.parent->path}, {"digest", manifest.parent->digest}};
+  }
+  root["memory"]["digest"] = manifest.memory_digest;
+  root["memory"]["ranges"] = json::array();
+  for (const auto& range : manifest.memory) {
+    root["memory"]["ranges"].push_back({{"address", range.base.value}, {"size", range.size}});
+  }
+  root["state"]["digest"] = manifest.state_digest;
+  root["disks"] = json::array();
+  for (const auto& disk : manifest.disks) {
+    json entry;
+    entry["device"] = disk.device;
+    entry["path"] = disk.path;
+    entry["size"] = disk.size;
+    if (disk.file.empty()) {
+      entry["modified_ns"] = disk.modified_ns;
+    } else {
+      entry["file"] = disk.file;
+      entry["digest"] = disk.digest;
+    }
+    root["disks"].push_back(std::move(entry));
+  }
+  root["config"] = json::parse(manifest.config, nullptr, false);
+  return root;
+}
+
+// A file's name inside of the directory: no way out of it.
+Result<std::string> checked_name(const std::string& name) {
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
+  const bool reserved = name == kManifestFile || name == kStateFile || name == kMemoryFile ||
+                        name == kSealFile || name.ends_with(".partial");
+  if (name.empty() || name.find('/') != std::string::npos || name.front() == '.' || reserved ||
+      name.size() > 255 || std::ranges::any_of(name, is_control)) {
+    return fail("'{}' is no name of a disk's file in a snapshot", name);
+  }
+  return name;
+}
+
+Result<Manifest> from_json(const json& root) {
+  Manifest manifest;
+  manifest.architecture = root.at("architecture").get<std::string>();
+  manifest.program = root.at("program").get<std::string>();
+  if (root.contains("parent")) {
+    manifest.parent = Parent{root["parent"].at("path").get<std::string>(),
+                             root["parent"].at("digest").get<std::string>()};
+  }
+  const auto& memory = root.at("memory");
+  manifest.memory_digest = memory.at("digest").get<std::string>();
+  std::uint64_t end = 0;
+  for (const auto& entry : memory.at("ranges")) {
+    const MemoryRange range{GuestAddress{entry.at("address").get<std::uint64_t>()},
+                            entry.at("size").get<std::uint64_t>()};
+    constexpr std::uint64_t kMost = std::uint64_t{1} << 52;
+    if (range.base.value < end || range.base.value > kMost || range.size == 0 ||
+        range.size > kMost || range.size % 4096 != 0) {
+      return fail("memory at {:#x} of {} bytes is not possible", range.base.value, range.size);
+    }
+    end = range.base.value + range.size;
+    if (manifest.memory.size() == kMaxRanges)
+      return fail("more than {} ranges of memory", kMaxRanges);
+    manifest.memory.push_back(range);
+  }
+  manifest.state_digest = root.at("state").at("digest").get<std::string>();
+  for (const auto& entry : root.at("disks")) {
+    DiskEntry disk;
+    disk.device = entry.at("device").get<std::string>();
+    disk.path = entry.at("path").get<std::string>();
+    disk.size = entry.at("size").get<std::uint64_t>();
+    if (entry.contains("file")) {
+      disk.file = TRY(checked_name(entry["file"].get<std::string>()));
+      disk.digest = entry.at("digest").get<std::string>();
+    } else {
+      disk.modified_ns = entry.at("modified_ns").get<std::int64_t>();
+    }
+    const auto same = [&](const DiskEntry& other) { return other.file == disk.file; };
+    if (!disk.file.empty() && std::ranges::any_of(manifest.disks, same)) {
+      return fail("two of its disks are the file '{}'", disk.file);
+    }
+    manifest.disks.push_back(std::move(disk));
+  }
+  manifest.config = root.at("config").dump(2);
+  return manifest;
+}
+
+}  // namespace
+
+std::uint64_t Manifest::memory_size() const {
+  std::uint64_t total = 0;
+  for (const auto& range : memory) total += range.size;
+  return total;
+}
+
+std::string_view host_architecture() {
+  static const utsname name = [] {
+    utsname n{};
+    ::uname(&n);
+    return n;
+  }();
+  return name.machine;
+}
+
+std::string to_text(const Manifest& manifest) {
+  json root = to_json(manifest);
+  root["digest"] = digest_of(dump(root));
+  return dump(root);
+}
+
+Result<std::string> digest_in(const std::string& text) {
+  try {
+    return json::parse(text).at("digest").get<std::string>();
+  } catch (const json::exception& error) {
+    return fail("the manifest has no digest: {}", error.what());
+  }
+}
+
+Result<Manifest> parse_manifest(const std::string& text) {
+  try {
+    json root = json::parse(text);
+    if (!root.is_object() || root.value("format", "") != kFormat) {
+      return fail("it is not the manifest of a snapshot");
+    }
+    const auto version = root.at("version").get<unsigned>();
+    if (version != kFormatVersion) {
+      return fail("it has version {} of the format, this program reads version {}", version,
+                  kFormatVersion);
+    }
+    const auto digest = root.at("digest").get<std::string>();
+    const std::string whole = dump(root);
+    root.erase("digest");
+    if (digest_of(dump(root)) != digest || whole != text) {
+      return fail("its digest does not fit: the manifest was altered");
+    }
+    return from_json(root);
+  } catch (const json::exception& error) {
+    return fail("its manifest cannot be read: {}", error.what());
+  }
+}
+
+}  // namespace vmm::snapshot

@@ -1,0 +1,61 @@
+// Manifest: what a snapshot is, readable. The file manifest.json of its directory (FORMAT.md).
+//
+//   const auto manifest = TRY(parse_manifest(text));     // version, architecture, digest: checked
+//   const std::string text = to_text(manifest);           // ends in a digest of itself
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/base/result.h"
+#include "src/hypervisor/memory/guest_memory.h"
+
+namespace vmm::snapshot {
+
+inline constexpr unsigned kFormatVersion = 1;
+inline constexpr std::string_view kManifestFile = "manifest.json";
+inline constexpr std::string_view kStateFile = "state";
+inline constexpr std::string_view kMemoryFile = "memory";
+
+// A disk that the snapshot has a copy of, or (read-only ones) refers to.
+struct DiskEntry {
+  std::string device;  // "blk0"
+  std::string file;    // in the directory; empty: the file at `path`
+  std::string path;    // where it was
+  std::uint64_t size = 0;
+  std::int64_t modified_ns = 0;  // of a file referred to: when it changed last
+  std::string digest;            // of a copy
+};
+
+struct Parent {
+  std::string path;    // relative to the snapshot's directory, or absolute
+  std::string digest;  // its manifest's
+};
+
+struct Manifest {
+  unsigned version = kFormatVersion;
+  std::string architecture;
+  std::string program;  // version of the vmm that made it
+  std::string config;   // the machine's configuration, JSON text
+  std::vector<MemoryRange> memory;
+  std::string memory_digest;
+  std::string state_digest;
+  std::vector<DiskEntry> disks;
+  std::optional<Parent> parent;  // there is one: the memory file holds what changed since
+
+  std::uint64_t memory_size() const;
+};
+
+// This program's.
+std::string_view host_architecture();
+
+std::string to_text(const Manifest& manifest);
+// The digest in the text: what names this very snapshot.
+Result<std::string> digest_in(const std::string& text);
+// Errors are sentences that say which version, architecture or field is wrong.
+Result<Manifest> parse_manifest(const std::string& text);
+
+}  // namespace vmm::snapshot

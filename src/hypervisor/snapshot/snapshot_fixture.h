@@ -1,0 +1,131 @@
+// For the tests of snapshots: a directory of its own, a small memory, and saving it.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/reader.h"
+#include "src/hypervisor/snapshot/writer.h"
+
+namespace vmm::snapshot {
+
+namespace fs = std::filesystem;
+
+inline constexpr std::uint64_t kPage = 4096;
+inline constexpr std::array<MemoryRange, 2> kRanges = {
+    MemoryRange{GuestAddress{0}, 1u << 20}, MemoryRange{GuestAddress{4ull << 30}, 1u << 20}};
+
+struct Example {
+  static constexpr std::string_view kKind = "example";
+  static constexpr std::uint32_t kVersion = 1;
+  std::uint32_t value = 0;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(1, value);
+  }
+};
+
+class SnapshotTest : public ::testing::Test {
+ protected:
+  SnapshotTest() {
+    std::string pattern = (fs::temp_directory_path() / "vmm-snapshot-XXXXXX").string();
+    root_ = ::mkdtemp(pattern.data());
+    memory_ = std::move(*GuestMemory::create(kRanges));
+    fill(GuestAddress{kPage}, 'a');
+    fill(GuestAddress{2 * kPage}, 'b');
+    fill(GuestAddress{(4ull << 30) + 3 * kPage}, 'c');
+  }
+  ~SnapshotTest() override { fs::remove_all(root_); }
+
+  void fill(GuestAddress page, char with) { fill(*memory_, page, with); }
+  static void fill(const GuestMemory& memory, GuestAddress page, char with) {
+    std::memset(memory.slice(page, kPage)->data(), with, kPage);
+  }
+  static char first_byte(const GuestMemory& memory, std::uint64_t address) {
+    return *memory.read<char>(GuestAddress{address});
+  }
+  std::string path(const std::string& name) const { return root_ + "/" + name; }
+
+  // A snapshot of memory_, with one state and one disk.
+  Result<void> save(const std::string& name, const std::string& parent = "",
+                    std::span<const Extent> candidates = {}) {
+    auto writer = TRY(Writer::create(path(name)));
+    Manifest manifest;
+    manifest.architecture = architecture_;
+    manifest.program = "test";
+    manifest.config = config_;
+    for (const auto& region : memory_->regions()) manifest.memory.push_back(region.range);
+    const auto file = TRY(writer->create_file(kMemoryFile));
+    if (::ftruncate(file.get(), static_cast<off_t>(manifest.memory_size())) < 0) {
+      return fail_errno("truncate");
+    }
+    MemoryLayer layer;
+    if (parent.empty()) {
+      TRY(write_pages(*memory_, TRY(touched_pages(*memory_)), file.get()));
+    } else {
+      const auto reader = TRY(Reader::open(path(parent), Verify::sealed, Hosts::any));
+      const auto before = TRY(reader->map_memory());
+      layer.complete = false;
+      layer.extents = TRY(write_changed_pages(*memory_, *before, candidates, file.get()));
+      manifest.parent = Parent{"../" + parent, reader->digest()};
+    }
+    manifest.memory_digest = TRY(digest_of_sparse(file.get(), manifest.memory_size()));
+    state::Sections sections;
+    sections.put("example", Example{42});
+    sections.put(kMemorySection, layer);
+    const auto bytes = sections.to_bytes();
+    if (!read_only_disk_.empty()) manifest.disks.push_back(TRY(referred_disk()));
+    manifest.state_digest = digest_of(bytes);
+    TRY(writer->write_file(kStateFile, bytes));
+    const std::string disk = disk_;
+    TRY(writer->write_file("disk0.img", std::as_bytes(std::span(disk.data(), disk.size()))));
+    const UniqueFd disk_fd(::open(writer->path_of("disk0.img").c_str(), O_RDONLY | O_CLOEXEC));
+    DiskEntry entry;
+    entry.device = "blk0";
+    entry.file = "disk0.img";
+    entry.path = "root.img";
+    entry.size = disk.size();
+    entry.digest = TRY(digest_of_sparse(disk_fd.get(), disk.size()));
+    manifest.disks.push_back(std::move(entry));
+    return writer->publish(manifest);
+  }
+
+  // The manifest's words for a disk that is only referred to.
+  Result<DiskEntry> referred_disk() const {
+    struct stat status{};
+    if (::stat(read_only_disk_.c_str(), &status) < 0) return fail_errno("stat");
+    DiskEntry entry;
+    entry.device = "blk1";
+    entry.path = read_only_disk_;
+    entry.size = static_cast<std::uint64_t>(status.st_size);
+    entry.modified_ns =
+        std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    return entry;
+  }
+
+  // "" when the snapshot is whole.
+  std::string refusal(const std::string& name, Verify verify = Verify::sealed) {
+    const auto reader = Reader::open(path(name), verify);
+    return reader ? "" : reader.error().message();
+  }
+
+  std::string root_;
+  std::string disk_ = std::string(4096, 'd');
+  std::string read_only_disk_;  // its path, or none
+  std::string config_ = R"({"mem": "2M"})";
+  std::string architecture_{host_architecture()};
+  std::unique_ptr<GuestMemory> memory_;
+};
+
+}  // namespace vmm::snapshot

@@ -1,0 +1,152 @@
+// Catalog, merge, remove.
+#include "src/hypervisor/snapshot/catalog.h"
+#include "src/hypervisor/snapshot/merge.h"
+#include "src/hypervisor/snapshot/remove.h"
+#include "src/hypervisor/snapshot/snapshot_fixture.h"
+
+namespace vmm::snapshot {
+namespace {
+
+class SnapshotToolsTest : public SnapshotTest {
+ protected:
+  void save_chain() {
+    ASSERT_TRUE(save("base"));
+    fill(GuestAddress{2 * kPage}, 'B');
+    ASSERT_TRUE(save("next", "base", kAll));
+    fill(GuestAddress{kPage}, '\0');
+    fill(GuestAddress{9 * kPage}, 'n');
+    ASSERT_TRUE(save("last", "next", kAll));
+  }
+  static constexpr std::array<Extent, 1> kAll = {Extent{0, 2u << 20}};
+};
+
+TEST_F(SnapshotToolsTest, ListsWhatIsThere) {
+  save_chain();
+  fs::create_directory(path("other"));
+  fs::create_directory(path("half.partial"));
+  fs::create_directory(path("broken"));
+  std::ofstream(path("broken") + "/manifest.json") << "{";
+  const auto found = list(root_);
+  ASSERT_TRUE(found) << found.error().message();
+  ASSERT_EQ(found->size(), 4u);
+  EXPECT_EQ((*found)[0].name, "base");
+  EXPECT_EQ((*found)[0].depth, 1u);
+  EXPECT_GT((*found)[0].stored, 3 * kPage);
+  EXPECT_EQ((*found)[1].name, "broken");
+  EXPECT_NE((*found)[1].damage, "");
+  EXPECT_EQ((*found)[2].name, "last");
+  EXPECT_EQ((*found)[2].depth, 3u);
+  EXPECT_EQ((*found)[2].manifest.disks.size(), 1u);
+  EXPECT_EQ((*found)[3].digest, Reader::open(path("next")).value()->digest());
+  EXPECT_FALSE(list(path("nowhere")));
+}
+
+TEST_F(SnapshotToolsTest, TellsAMissingParent) {
+  save_chain();
+  fs::rename(path("base"), path("away"));
+  const auto entry = examine(path("last"));
+  ASSERT_TRUE(entry) << entry.error().message();
+  EXPECT_NE(entry->damage.find("is missing"), std::string::npos) << entry->damage;
+  EXPECT_EQ(entry->depth, 0u);
+}
+
+TEST_F(SnapshotToolsTest, MergesAChain) {
+  save_chain();
+  const auto reader = Reader::open(path("last"));
+  ASSERT_TRUE(reader);
+  const auto merged = merge(**reader, path("alone"));
+  ASSERT_TRUE(merged) << merged.error().message();
+  for (const std::string name : {"base", "next", "last"}) fs::remove_all(path(name));
+  const auto alone = Reader::open(path("alone"), Verify::all);
+  ASSERT_TRUE(alone) << alone.error().message();
+  EXPECT_EQ((*alone)->digest(), *merged);
+  EXPECT_EQ((*alone)->depth(), 1u);
+  const auto memory = (*alone)->map_memory();
+  ASSERT_TRUE(memory);
+  EXPECT_EQ(first_byte(**memory, kPage), 0);
+  EXPECT_EQ(first_byte(**memory, 2 * kPage), 'B');
+  EXPECT_EQ(first_byte(**memory, 9 * kPage), 'n');
+  EXPECT_EQ(first_byte(**memory, (4ull << 30) + 3 * kPage), 'c');
+  auto sections = (*alone)->take_sections();
+  EXPECT_EQ(sections.take<Example>("example")->value, 42u);
+  EXPECT_TRUE(sections.check_all_taken());
+}
+
+TEST_F(SnapshotToolsTest, MergeOfACompleteSnapshotIsTheSame) {
+  ASSERT_TRUE(save("one"));
+  const auto reader = Reader::open(path("one"));
+  ASSERT_TRUE(reader);
+  const auto merged = merge(**reader, path("two"));
+  ASSERT_TRUE(merged) << merged.error().message();
+  EXPECT_EQ(*merged, (*reader)->digest());
+  EXPECT_FALSE(merge(**reader, path("two"))) << "a name that is there";
+}
+
+TEST_F(SnapshotToolsTest, MergeRefusesAnAlteredDisk) {
+  ASSERT_TRUE(save("one"));
+  const auto reader = Reader::open(path("one"));
+  ASSERT_TRUE(reader);
+  std::ofstream(path("one") + "/disk0.img", std::ios::in | std::ios::binary) << 'X';
+  EXPECT_FALSE(merge(**reader, path("two")));
+  EXPECT_FALSE(fs::exists(path("two")));
+  EXPECT_FALSE(fs::exists(path("two.partial")));
+}
+
+TEST_F(SnapshotToolsTest, CopiesSparseFiles) {
+  const UniqueFd from(::open(path("from").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  constexpr std::uint64_t kSize = (8u << 20) + 512;
+  ASSERT_EQ(::ftruncate(from.get(), kSize), 0);
+  const std::string text(5000, 't');
+  ASSERT_TRUE(write_all_at(from.get(), std::as_bytes(std::span(text)), (4u << 20) + 100));
+  ASSERT_TRUE(write_all_at(from.get(), std::as_bytes(std::span(text)).first(12), kSize - 12));
+  const UniqueFd to(::open(path("to").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_TRUE(copy_sparse(from.get(), to.get(), kSize));
+  EXPECT_EQ(digest_of_sparse(to.get(), kSize).value(), digest_of_sparse(from.get(), kSize).value());
+  struct stat status{};
+  ASSERT_EQ(::fstat(to.get(), &status), 0);
+  EXPECT_LT(status.st_blocks * 512, 1 << 20);
+}
+
+TEST_F(SnapshotToolsTest, RemovesOnlyWhatNobodyBuildsOn) {
+  save_chain();
+  EXPECT_EQ(children_of(path("base")).value(), std::vector<std::string>{"next"});
+  const auto refused = snapshot::remove(path("base"));
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("is the parent of 'next'"), std::string::npos);
+  EXPECT_EQ(refusal("last"), "");
+  for (const std::string name : {"last", "next", "base"}) {
+    const auto removed = snapshot::remove(path(name));
+    EXPECT_TRUE(removed) << removed.error().message();
+  }
+  EXPECT_TRUE(fs::is_empty(root_));
+  EXPECT_FALSE(snapshot::remove(path("base")));
+}
+
+TEST_F(SnapshotToolsTest, RemovesNothingThatIsNoSnapshot) {
+  ASSERT_TRUE(save("one"));
+  std::ofstream(path("one") + "/precious") << "kept";
+  EXPECT_FALSE(snapshot::remove(path("one")));
+  EXPECT_EQ(refusal("one"), "");
+  fs::create_directory(path("empty"));
+  EXPECT_FALSE(snapshot::remove(path("empty")));
+  EXPECT_TRUE(fs::exists(path("empty")));
+}
+
+TEST_F(SnapshotToolsTest, RemovesWhatAKilledRemovalLeft) {
+  ASSERT_TRUE(save("one"));
+  fs::remove(path("one") + "/manifest.json");
+  EXPECT_TRUE(list(root_)->empty()) << "looks whole";
+  EXPECT_TRUE(snapshot::remove(path("one")));
+  EXPECT_TRUE(fs::is_empty(root_));
+}
+
+TEST_F(SnapshotToolsTest, ReadsAnotherArchitectureOnlyWhenAsked) {
+  architecture_ = "vax";
+  ASSERT_TRUE(save("vax"));
+  EXPECT_FALSE(Reader::open(path("vax")));
+  EXPECT_TRUE(Reader::open(path("vax"), Verify::all, Hosts::any));
+  EXPECT_EQ(examine(path("vax"))->manifest.architecture, "vax");
+}
+
+}  // namespace
+}  // namespace vmm::snapshot

@@ -1,0 +1,51 @@
+// Writer: makes the directory of a snapshot so that it is either whole or not there.
+//
+//   auto writer = TRY(Writer::create("/snapshots/seeded"));   // works in /snapshots/seeded.partial
+//   const auto memory = TRY(writer->create_file("memory"));
+//   ...
+//   TRY(writer->publish(manifest));                           // synced, manifest last, renamed
+//
+// Whatever ends the process before publish() leaves at most the partial directory, which the next
+// save of that name takes away.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "src/base/result.h"
+#include "src/base/unique_fd.h"
+#include "src/hypervisor/snapshot/manifest.h"
+
+namespace vmm::snapshot {
+
+class Writer {
+ public:
+  // Error: there is something of that name, another save is making it, or no permission.
+  static Result<std::unique_ptr<Writer>> create(const std::string& directory);
+  // Removes what was not published.
+  ~Writer();
+
+  // The final path; absolute.
+  const std::string& directory() const { return directory_; }
+  std::string path_of(std::string_view name) const;
+
+  // A fresh file, open for reading and writing, readable by its owner only.
+  Result<UniqueFd> create_file(std::string_view name) const;
+  Result<void> write_file(std::string_view name, std::span<const std::byte> bytes) const;
+
+  Result<void> publish(const Manifest& manifest);
+
+ private:
+  Writer(std::string directory, std::string partial, UniqueFd handle)
+      : directory_(std::move(directory)),
+        partial_(std::move(partial)),
+        handle_(std::move(handle)) {}
+
+  const std::string directory_;
+  const std::string partial_;
+  UniqueFd handle_;  // of the partial directory, locked
+  bool published_ = false;
+};
+
+}  // namespace vmm::snapshot

@@ -1,0 +1,17 @@
+// Any line as a request and as a reply of the control socket; what is understood is said again.
+#include <cstdlib>
+#include <string_view>
+
+#include "src/protocol/control.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace vmm;
+  const std::string_view line(reinterpret_cast<const char*>(data), size);
+  if (const auto request = protocol::decode_request(line)) {
+    if (!protocol::decode_request(protocol::encode(*request))) std::abort();
+  }
+  if (const auto reply = protocol::decode_reply(line)) {
+    if (!protocol::decode_reply(protocol::encode(*reply))) std::abort();
+  }
+  return 0;
+}

@@ -1,0 +1,194 @@
+"""Disks. The guest is the small kernel on Debian's root, for fio and util-linux; disks under test follow it."""
+import os
+import re
+import time
+
+from harness import host, test
+
+MIB = 1 << 20
+# Random writes of both sizes, each block with a checksum and its place in it.
+FIO = ("fio --name=v --filename=/dev/{0} --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bsrange=4k-64k "
+       "--size={1}M --verify=crc32c --verify_fatal=1 --randseed=7 --output-format=terse {2}")
+
+
+def fio_writes(machine, disk="vdb", size=24, extra="--do_verify=1"):
+    machine.run(FIO.format(disk, size, extra), timeout=180)
+
+
+def fio_reads_back(machine, disk="vdb", size=24):
+    machine.run(FIO.format(disk, size, "--verify_only"), timeout=180)
+
+
+def lines_of(machine, *files):
+    return machine.run(f"cat {' '.join(files)}").split("\n")
+
+
+def written_and_read_after_a_reboot(t, keys):
+    disk = t.file("disk.img", size=32 * MIB)
+    machine = t.shell("--disk", f"{disk}{keys}", cpus=2)
+    fio_writes(machine)
+    machine.power_off()
+    machine = t.shell("--disk", f"{disk}{keys}")
+    fio_reads_back(machine)
+    statistics = machine.metrics("blk1")
+    t.equal(statistics["errors"], 0, "errors")
+    t.between(statistics["bytes_read"], 24 * MIB, 40 * MIB, "bytes read")
+    machine.power_off()
+
+
+@test
+def data_outlives_a_reboot(t):
+    written_and_read_after_a_reboot(t, "")
+
+
+@test
+def data_outlives_a_reboot_with_threads(t):
+    written_and_read_after_a_reboot(t, ",io=threads")
+
+
+@test
+def data_outlives_a_reboot_with_queues(t):
+    written_and_read_after_a_reboot(t, ",queues=2,queue-size=64")
+
+
+@test
+def what_the_guest_writes_is_in_the_file(t):
+    disk = t.file("disk.img", b"from the host   " * 32, size=MIB)
+    machine = t.small("--disk", disk)
+    t.equal(machine.run("head -c 13 /dev/vda"), "from the host")
+    machine.run("printf 'from the guest' | dd of=/dev/vda bs=512 seek=8 conv=fsync,notrunc,sync 2>/dev/null")
+    t.true(machine.metrics("blk0")["flushes"] > 0, "fsync is a flush")
+    # It is there before the machine ends.
+    with open(disk, "rb") as file:
+        file.seek(8 * 512)
+        t.equal(file.read(14), b"from the guest")
+    machine.power_off()
+
+
+@test
+def several_disks_and_their_keys(t):
+    disks = [t.file(f"disk{i}.img", size=(i + 1) * MIB) for i in range(3)]
+    machine = t.small("--disk", f"{disks[0]},serial=FIRST", "--disk", f"{disks[1]},ro,serial=SECOND DISK 20 BYTE",
+                      "--disk", f"path={disks[2]},queues=4,queue-size=16", cpus=2)
+    for i, (serial, read_only, size) in enumerate([("FIRST", "0", 2048), ("SECOND DISK 20 BYTE", "1", 4096), ("", "0", 6144)]):
+        block = f"/sys/block/vd{'abc'[i]}"
+        t.equal(machine.run(f"cat {block}/serial; echo; cat {block}/ro {block}/size").split(), [*serial.split(), read_only, str(size)])
+    t.equal(machine.run("ls /sys/block/vdc/mq | wc -l"), "2", "queues in use, of 4, by 2 processors")
+    t.contains(machine.run("dd if=/dev/zero of=/dev/vdb count=1 2>&1", code=1), "not permitted", "a write to a read-only disk")
+    with open(disks[1], "rb") as file:
+        t.equal(file.read().count(0), 2 * MIB)
+    machine.run("dd if=/dev/zero of=/dev/vda count=1 2>&1; dd if=/dev/zero of=/dev/vdc count=1 2>&1")
+    machine.power_off()
+
+
+@test
+def two_machines_read_one_disk(t):
+    disk = t.file("disk.img", b"shared", size=MIB)
+    machines = [t.small("--disk", f"{disk},ro") for _ in range(2)]
+    for machine in machines:
+        t.equal(machine.run("head -c 6 /dev/vda"), "shared")
+    for machine in machines:
+        machine.power_off()
+
+
+@test
+def discard_frees_the_file(t):
+    disk = t.file("disk.img", size=64 * MIB)
+    machine = t.shell("--disk", disk)
+    machine.run("dd if=/dev/urandom of=/dev/vdb bs=1M count=32 oflag=direct 2>/dev/null", timeout=120)
+    t.between(host.blocks(disk), 32 * MIB, 33 * MIB, "the file's blocks")
+    machine.run("blkdiscard --offset 4M --length 16M /dev/vdb")
+    t.between(host.blocks(disk), 16 * MIB, 17 * MIB, "the file's blocks after a discard")
+    t.true(machine.metrics("blk1")["discards"] > 0, "discards are counted")
+    # A file system's, too.
+    machine.run("mke2fs -q -t ext4 /dev/vdb && mount -o discard /dev/vdb /mnt && dd if=/dev/urandom of=/mnt/f bs=1M count=16 conv=fsync 2>/dev/null")
+    full = host.blocks(disk)
+    machine.run("rm /mnt/f; sync; fstrim /mnt")
+    t.between(full - host.blocks(disk), 15 * MIB, 64 * MIB, "bytes that come back when a file is removed")
+    machine.power_off()
+
+
+@test
+def write_zeroes(t):
+    disk = t.file("disk.img", b"\xff" * (8 * MIB))
+    machine = t.shell("--disk", disk)
+    machine.run("blkdiscard --zeroout --offset 1M --length 2M /dev/vdb; sync")
+    t.true(machine.metrics("blk1")["write_zeroes"] > 0, "zeroing without a transfer is counted")
+    machine.power_off()
+    with open(disk, "rb") as file:
+        data = file.read()
+    t.equal(data, b"\xff" * MIB + bytes(2 * MIB) + b"\xff" * (5 * MIB), "the file")
+
+
+@test
+def rate_limits(t):
+    disk = t.file("disk.img", size=32 * MIB)
+    machine = t.small("--disk", f"{disk},bps=4M", "--disk", f"{t.file('second.img', size=MIB)},iops=50")
+    begin = time.monotonic()
+    machine.run("dd if=/dev/vda of=/dev/null bs=64k iflag=direct count=256 2>/dev/null", timeout=120)
+    # 16 MiB at 4 MiB/s, of which the first second's are free.
+    t.between(time.monotonic() - begin, 2.5, 12 * t.patience, "seconds for 16 MiB at 4 MiB/s")
+    begin = time.monotonic()
+    machine.run("dd if=/dev/vdb of=/dev/null bs=4k iflag=direct count=200 2>/dev/null", timeout=120)
+    t.between(time.monotonic() - begin, 2.5, 12 * t.patience, "seconds for 200 requests at 50 a second")
+    t.true(machine.metrics("blk0")["throttled"] > 0, "waiting is counted")
+    machine.power_off()
+
+
+@test
+def direct(t):
+    """Past the page cache, on a file system that can: of the host's disk, as tmpfs has none in some kernels."""
+    disk = t.file("disk.img", size=16 * MIB)
+    machine = t.machine("--kernel", t.images.vmlinux, "--disk", f"{disk},direct", "--dry-run")
+    if machine.wait() == 1:
+        t.contains(machine.errors(), "direct")     # refused by name where the file system has none
+        return
+    machine = t.shell("--disk", f"{disk},direct")
+    fio_writes(machine, size=8)
+    machine.power_off()
+
+
+@test
+def a_file_that_shrinks_gives_errors_not_an_end(t):
+    disk = t.file("disk.img", size=8 * MIB)
+    machine = t.small("--disk", disk)
+    os.truncate(disk, MIB)
+    machine.run("dd if=/dev/vda of=/dev/null bs=64k skip=64 count=1 iflag=direct 2>&1", code=None)
+    machine.run("dd if=/dev/vda of=/dev/null bs=64k count=1 iflag=direct 2>&1")
+    machine.power_off()
+
+
+@test
+def scratch_keeps_the_file(t):
+    """What a guest writes is there for it, and gone with the machine; several may use the file at once."""
+    disk = t.file("disk.img", b"before" + bytes(4090), size=1 << 20)
+    for path in (disk, t.path("disk.qcow2")):
+        if path != disk:
+            host.run(t.images.vmm, "disk", "convert", disk, path)
+        machines = [t.small("--disk", f"{path},scratch") for _ in range(2)]
+        for i, machine in enumerate(machines):
+            t.equal(machine.run("head -c 6 /dev/vda"), "before")
+            machine.run(f"echo -n after{i} >/dev/vda; sync; echo 3 >/proc/sys/vm/drop_caches")
+            t.equal(machine.run("head -c 6 /dev/vda"), f"after{i}")
+        for machine in machines:
+            machine.power_off()
+    with open(disk, "rb") as file:
+        t.equal(file.read(6), b"before")
+
+
+@test
+def qcow2_as_the_root(t):
+    """A Debian root as a packed qcow2 image, and an overlay over it; qemu-img finds nothing wrong."""
+    packed, overlay = t.path("packed.qcow2"), t.path("overlay.qcow2")
+    host.run(t.images.vmm, "disk", "convert", t.images.root, packed, "--compress", "zstd")
+    host.run(t.images.vmm, "disk", "create", overlay, "--backing", packed)
+    machine = t.shell(disk=overlay)
+    machine.run("mount -o remount,rw /; dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; md5sum </root/data >/root/sum; sync")
+    machine.run("mount -o remount,ro /")
+    machine.ctl("stop")
+    machine.ends(5)
+    host.run("qemu-img", "check", overlay)
+    machine = t.shell(disk=f"{overlay},ro")
+    t.equal(machine.run("md5sum </root/data"), machine.run("cat /root/sum"))
+    machine.ctl("stop")
+    machine.ends(5)

@@ -1,0 +1,157 @@
+"""The network card, by tap and bridge. (That of the user is in debian.py, where DHCP is.)"""
+import socket
+import threading
+
+from harness import Skip, host, test
+
+
+def metrics_of(machine):
+    return machine.metrics("net0")
+
+
+def configure(machine, address, device="eth0"):
+    machine.run(f"ip link set {device} up; ip address add {address}/24 dev {device}")
+
+
+def two_machines_talk(t, keys, multi_queue=False, cpus=1):
+    with host.Bridge("vmmbr0", ["vmmtap0", "vmmtap1"], multi_queue):
+        machines = []
+        for i in range(2):
+            machine = t.small("--net", f"tap=vmmtap{i},mac=52:54:00:00:00:0{i}{keys}", cpus=cpus)
+            configure(machine, f"10.9.0.{i + 1}")
+            machines.append(machine)
+        first, second = machines
+        t.equal(first.run("cat /sys/class/net/eth0/address"), "52:54:00:00:00:00", "the address given")
+        first.run("ping -c 3 -i 0.2 -W 5 10.9.0.2", timeout=30)
+        # Both ways at once, and whole.
+        for machine in machines:
+            machine.run("mkdir /tmp/www; dd if=/dev/urandom of=/tmp/www/data bs=1M count=4 2>/dev/null; httpd -p 80 -h /tmp/www", timeout=120)
+        numbers = [machine.console.start(f"wget -q -O /tmp/in http://10.9.0.{2 - i}/data; sha256sum </tmp/in; sha256sum </tmp/www/data")
+                   for i, machine in enumerate(machines)]
+        sums = [machine.console.finish(number, 120)[0].split() for machine, number in zip(machines, numbers)]
+        t.equal(sums[0][0], sums[1][2], "what the first received")
+        t.equal(sums[1][0], sums[0][2], "what the second received")
+        counters = metrics_of(first)
+        for machine in machines:
+            machine.power_off()
+        return counters
+
+
+@test
+def two_machines_over_a_bridge(t):
+    counters = two_machines_talk(t, ",vhost=off")
+    t.equal(counters["vhost"], False)
+    t.true(counters["tx_bytes"] > 4 << 20 and counters["rx_bytes"] > 4 << 20, f"bytes are counted: {counters}")
+
+
+@test
+def two_machines_with_vhost(t):
+    t.equal(two_machines_talk(t, ",vhost=on")["vhost"], True)
+
+
+@test
+def two_machines_with_queues(t):
+    two_machines_talk(t, ",queues=2,vhost=off", multi_queue=True, cpus=2)
+
+
+@test
+def two_machines_with_queues_and_vhost(t):
+    two_machines_talk(t, ",queues=2,vhost=on", multi_queue=True, cpus=2)
+
+
+@test
+def host_and_guest_by_tap(t):
+    with host.Bridge("vmmbr0", ["vmmtap0"], address="10.9.0.254/24"):
+        machine = t.small("--net", "tap=vmmtap0")
+        configure(machine, "10.9.0.1")
+        host.run("ping", "-c", "3", "-i", "0.2", "-W", "5", "10.9.0.1")
+        made_up = machine.run("cat /sys/class/net/eth0/address")
+        t.equal(machine.ctl("status")["nets"][0]["mac"], made_up, "the address in the status")
+        t.true(int(made_up[:2], 16) & 3 == 2, f"{made_up} is a local address of one card")
+        # The card works on after the guest's driver was unbound and bound, and after a reboot.
+        machine.run("cd /sys/bus/virtio/drivers/virtio_net; d=$(basename $(readlink /sys/class/net/eth0/device)); echo $d >unbind; echo $d >bind; sleep 0.2")
+        configure(machine, "10.9.0.1")
+        host.run("ping", "-c", "2", "-i", "0.2", "-W", "5", "10.9.0.1")
+        machine.console.send("reboot -f\n")
+        machine.console.expect("init up")
+        t.equal(machine.run("cat /sys/class/net/eth0/address"), made_up, "the address after a reboot")
+        configure(machine, "10.9.0.1")
+        host.run("ping", "-c", "2", "-i", "0.2", "-W", "5", "10.9.0.1")
+        machine.power_off()
+    # The tap was the administrator's, and stayed until he removed it.
+
+
+@test
+def queues_of_a_tap(t):
+    with host.Bridge("vmmbr0", ["vmmtap0"], multi_queue=True):
+        machine = t.small("--net", "tap=vmmtap0,queues=4,mtu=9000", cpus=4)
+        t.equal(machine.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l"), "4", "receive queues")
+        t.equal(machine.run("cat /sys/class/net/eth0/mtu"), "9000")
+        machine.power_off()
+
+
+@test
+def several_cards(t):
+    with host.Bridge("vmmbr0", ["vmmtap0", "vmmtap1"]):
+        machine = t.small("--net", "tap=vmmtap0,mac=52:54:00:00:00:aa", "--net", "tap=vmmtap1,mac=52:54:00:00:00:bb")
+        t.equal(machine.run("cat /sys/class/net/eth0/address /sys/class/net/eth1/address").split(),
+                ["52:54:00:00:00:aa", "52:54:00:00:00:bb"])
+        machine.power_off()
+
+
+class Names:
+    """A name server on the host's loopback, that knows one name."""
+
+    def __init__(self, name, address):
+        self._query = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + bytes([0, 0, 1, 0, 1])
+        self._address = bytes(int(part) for part in address.split("."))
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 53))
+
+    def __enter__(self):
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *unused):
+        self._socket.close()
+
+    def _serve(self):
+        while True:
+            try:
+                query, peer = self._socket.recvfrom(512)
+            except OSError:
+                return
+            known = query[12:] == self._query
+            answer = query[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1" + (b"\0\1" if known else b"\0\0") + bytes(4) + query[12:]
+            if known:
+                answer += b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + self._address
+            try:
+                self._socket.sendto(answer, peer)
+            except OSError:
+                return
+
+
+@test
+def names_by_the_users_network(t):
+    resolv = t.file("resolv.conf", b"nameserver 127.0.0.1\n")
+    try:
+        names = Names("guest.test", "10.1.2.3")
+    except OSError as error:
+        raise Skip(f"port 53 of the loopback is not to be had here: {error}") from None
+    with names:
+        # The file is another one for this vmm and its network process alone.
+        machine = t.small("--net", "user", prefix=["unshare", "-m", "sh", "-euc",
+                          f'mount --make-rprivate /; mount --bind {resolv} "$(readlink -f /etc/resolv.conf)"; exec "$@"', "sh"])
+        machine.run("ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2")
+        t.contains(machine.run("nslookup -type=a guest.test 10.0.2.3", timeout=60), "10.1.2.3")
+        machine.power_off()
+
+
+@test
+def dhcp_of_the_users_network(t):
+    machine = t.small("--net", "user,network=10.77.0.0/16,hostname=named,mac=52:54:00:00:00:77")
+    machine.run("ip link set eth0 up; printf '#!/bin/sh\\nset\\n' >/tmp/script; chmod +x /tmp/script")
+    lease = machine.run("udhcpc -i eth0 -n -q -f -s /tmp/script -O hostname 2>&1")
+    for part in ("ip='10.77.0.15'", "router='10.77.0.2'", "dns='10.77.0.3'", "hostname='named'"):
+        t.contains(lease, part)
+    machine.power_off()

@@ -1,0 +1,34 @@
+"""Cold boot: from the start of the process to the first line of the guest's init, and to its end."""
+import re
+
+import peers
+
+NATIVE = False
+UNIT = "seconds"
+LESS_IS_BETTER = True
+
+
+def told(peer):
+    """Of vmm, one that says when the guest begins to run."""
+    if peer.name != "vmm":
+        return peer
+    plain = peer.command
+    return type("Told", (), {"name": "vmm", "command": lambda self, g, d: [*plain(g, d), "--log-level", "info"]})()
+
+
+def run(environment):
+    guest = peers.Guest(environment.images["vmlinux"], environment.images["initramfs"],
+                        "vmm.run=true")
+    for peer in environment.peers:
+        peer = told(peer)
+        with peers.Running(peer, guest) as running:
+            yield "first line of init", peer.name, running.wait_for("vmm-guest: init up")
+            running.wait_for("\n")
+            # The guest's own clock starts with its kernel; before it lie the monitor and the
+            # kernel's first instructions.
+            uptime = float(re.search(rb"init up ([0-9.]+)", running.seen).group(1))
+            yield "of it, by the guest's clock", peer.name, uptime
+            runs = re.search(rb"the guest runs, ([0-9.]+) ms", running.seen)
+            if runs:
+                yield "of it, before the first KVM_RUN", peer.name, float(runs.group(1)) / 1000
+            yield "power off, process ended", peer.name, running.wait_end()

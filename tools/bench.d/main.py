@@ -1,0 +1,120 @@
+"""Runs the benchmarks: prepares the images, enters the test host, repeats, compares, prints."""
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import peers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HOST_DIED = 125  # tools/test-host's exit code for it
+HOSTS = 3  # that are tried
+# Each a module with: NATIVE (runs here rather than on the test host), UNIT, LESS_IS_BETTER, and
+# run(environment) -> iterator of (row, peer name, value), called once a repetition.
+NAMES = ["boot", "stock-boot", "memory", "start", "block", "net", "balloon", "restore", "forks", "export"]
+
+
+def module(name):
+    return importlib.import_module(name.replace("-", "_"))
+
+
+class Environment:
+    """What benchmarks need: paths of images, the peers."""
+
+    def __init__(self, arguments):
+        self.vmm = arguments.vmm
+        self.peers = peers.peers(arguments.vmm)
+        self.images = json.loads(arguments.images) if arguments.images else {}
+
+
+def prepare():
+    """Builds what the guests need, on this machine; cached by the recipes."""
+
+    def last_lines(*command):
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
+                              cwd=ROOT).stdout.split("\n")
+
+    stock = last_lines("guest-images/kernel/stock", "CLOUD6.1")
+    return {
+        "vmlinux": last_lines("guest-images/kernel/build", "--print", "vmlinux")[0],
+        "bzimage": last_lines("guest-images/kernel/build", "--print", "bzImage")[0],
+        "initramfs": last_lines("guest-images/initramfs/build")[0],
+        "rootfs": last_lines("guest-images/rootfs/build")[0],
+        "stock_kernel": stock[0],
+        "stock_initrd": stock[1],
+    }
+
+
+def measure(name, environment, runs):
+    """{row: {peer: [values]}}: repetitions are interleaved, so that drift hits all alike."""
+    values = {}
+    for number in range(runs):
+        for row, peer, value in module(name).run(environment):
+            values.setdefault(row, {}).setdefault(peer, []).append(value)
+        print(f"  {name}: {number + 1} of {runs}", file=sys.stderr, flush=True)
+    return values
+
+
+def on_test_host(name, arguments, images):
+    """In a boot of its own: one that the emulator breaks costs this benchmark alone, which begins again."""
+    with tempfile.TemporaryDirectory(prefix="vmm-bench-") as out:
+        command = ["tools/test-host", "--out", out, "python3", __file__, "--vmm", arguments.vmm,
+                   "--runs", str(arguments.runs), "--images", json.dumps(images), name]
+        for _ in range(HOSTS):
+            code = subprocess.run(command, cwd=ROOT, check=False).returncode
+            if code != HOST_DIED:
+                break
+        if code:
+            sys.exit(f"bench: {name} ended with {code} on the test host")
+        return json.loads(pathlib.Path(out, "values.json").read_text())
+
+
+def report(name, values):
+    unit = module(name).UNIT
+    print(f"\n{name} ({unit}; {'less' if module(name).LESS_IS_BETTER else 'more'} is better)")
+    for row, by_peer in values.items():
+        medians = {peer: statistics.median(v) for peer, v in by_peer.items()}
+        text = f"  {row:34}"
+        for peer, median in medians.items():
+            text += f"  {peer} {median:.3f}"
+            if peer != "vmm" and median and "vmm" in medians:
+                text += f" (vmm/{peer} {medians['vmm'] / median:.2f})"
+        print(text, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vmm", required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json")
+    parser.add_argument("--images", help=argparse.SUPPRESS)  # set when inside of the test host
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    arguments = parser.parse_args()
+    names = arguments.names or NAMES
+    for name in names:
+        if name not in NAMES:
+            sys.exit(f"bench: unknown benchmark '{name}': {', '.join(NAMES)} are known")
+    if arguments.images:  # on the test host: measure, and leave the values for the outside
+        environment = Environment(arguments)
+        values = measure(names[0], environment, arguments.runs)
+        pathlib.Path(os.environ["TEST_HOST_OUT"], "values.json").write_text(json.dumps(values))
+        return
+    images = prepare()
+    result = {}
+    for name in names:
+        if module(name).NATIVE:
+            arguments.images = json.dumps(images)
+            result[name] = measure(name, Environment(arguments), arguments.runs)
+        else:
+            result[name] = on_test_host(name, arguments, images)
+        report(name, result[name])
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps(result, indent=1))
+
+
+main()

@@ -1,0 +1,85 @@
+"""Restore: from the start of the process to three moments of a machine that goes on from a snapshot (small kernel, one vCPU,
+256 MiB), its directory or the archive of it, and to the first line of a cold boot beside it. Saves: how long the guest stands still."""
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+
+import peers
+
+NATIVE = False
+UNIT = "seconds"
+LESS_IS_BETTER = True
+
+# Prints a line every 20 ms; asked for work, it reads 16 MiB.
+GUEST = ("head -c 16777216 /dev/zero | tr '\\0' x >/tmp/set; i=0; while :; do if read -t 0.02 line; then "
+         "md5sum </tmp/set; echo worked; fi; i=$((i+1)); echo tick $i; done")
+
+
+class Restored:
+    """The same program with other words."""
+    name = "vmm"
+
+    def __init__(self, vmm, directory):
+        self.vmm, self.directory = vmm, directory
+
+    def command(self, guest, directory):
+        return [self.vmm, "--restore", self.directory, "--log-level", "info"]
+
+
+def controlled(vmm, control):
+    """vmm with a control socket."""
+    plain = vmm.command
+    return type("Controlled", (), {"name": "vmm", "command": lambda self, g, d: [*plain(g, d), "--control", control]})()
+
+
+@contextlib.contextmanager
+def original(environment, memory=256, words=GUEST):
+    guest = peers.Guest(environment.images["vmlinux"], environment.images["initramfs"],
+                        "vmm.run64=" + base64.b64encode(words.encode()).decode(), memory=memory)
+    directory = tempfile.mkdtemp(prefix="vmm-bench-", dir="/dev/shm")
+    control = os.path.join(directory, "control")
+    vmm = next(peer for peer in environment.peers if peer.name == "vmm")
+    try:
+        with peers.Running(controlled(vmm, control), guest) as running:
+            cold = running.wait_for("vmm-guest: init up")
+            running.wait_for("tick 3")
+
+            def save(name, *how):
+                result = subprocess.run([environment.vmm, "ctl", control, "snapshot", os.path.join(directory, name), *how],
+                                        check=True, stdout=subprocess.PIPE, text=True)
+                return json.loads(result.stdout)
+            yield running, save, directory, cold
+    finally:
+        shutil.rmtree(directory)
+
+
+def restore(environment, directory, label):
+    with peers.Running(Restored(environment.vmm, directory), None) as running:
+        first = running.wait_for("tick")
+        running.type("work")
+        worked = running.wait_for("worked")
+        runs = re.search(rb"the guest runs, ([0-9.]+) ms", running.seen)
+        if runs:
+            yield f"first KVM_RUN, by its own clock{label}", "vmm", float(runs.group(1)) / 1000
+        yield f"first line of the guest{label}", "vmm", first
+        yield f"16 MiB read{label}", "vmm", worked
+
+
+def run(environment):
+    with original(environment) as (running, save, directory, cold):
+        yield "cold boot, first line of init", "vmm", cold
+        whole = save("whole")
+        yield "save of 256 MiB: the guest stands still", "vmm", whole["pause_ms"] / 1000
+        yield "save of 256 MiB: in all", "vmm", whole["total_ms"] / 1000
+        live = save("live", "--live")
+        yield "live save: the guest stands still", "vmm", live["pause_ms"] / 1000
+        saved = os.path.join(directory, "whole")
+        yield from restore(environment, saved, "")
+        yield from restore(environment, saved, ", again")
+        subprocess.run([environment.vmm, "snapshot", "export", saved, saved + ".vmm"], check=True, stdout=subprocess.DEVNULL)
+        yield from restore(environment, saved + ".vmm", ", from an archive")

@@ -1,0 +1,14 @@
+"""Cold boot of Debian's own 6.1 cloud kernel, as shipped, to the first line of the same init."""
+import peers
+
+NATIVE = False
+UNIT = "seconds"
+LESS_IS_BETTER = True
+
+
+def run(environment):
+    guest = peers.Guest(environment.images["stock_kernel"], environment.images["initramfs"],
+                        "vmm.run=true")
+    for peer in environment.peers:
+        with peers.Running(peer, guest) as running:
+            yield "first line of init", peer.name, running.wait_for("vmm-guest: init up")

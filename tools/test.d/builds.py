@@ -1,0 +1,112 @@
+"""The build directories, and the images of the guests."""
+import os
+import shutil
+import subprocess
+import sys
+
+import jobs
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests/vm"))
+from harness.images import RECIPES      # noqa: E402
+
+BUILD_SECONDS = 3600
+
+
+class BuildFailed(Exception):
+    pass
+
+
+class Build:
+    """A build directory: configured when it is not, built once a run."""
+
+    def __init__(self, name, options, environment=None):
+        self.path = os.path.join(ROOT, name)
+        self._options, self._environment = options, {**os.environ, **(environment or {})}
+        self._built = False
+
+    def configure(self):
+        command = ["meson", "setup", self.path, ROOT, *self._options]
+        if os.path.exists(os.path.join(self.path, "build.ninja")):
+            return
+        if os.path.exists(self.path):       # a configuration that was cut off
+            command.append("--wipe")
+        self._run(command, "configure")
+
+    def build(self, say=print):
+        if self._built:
+            return
+        self.configure()
+        say(f"building {os.path.basename(self.path)}")
+        self._run(["ninja", "-C", self.path], "build")
+        self._built = True
+
+    def _run(self, command, what):
+        code, output, _ = jobs.run(command, BUILD_SECONDS, env=self._environment, cwd=ROOT)
+        if code != 0:
+            lines = output.splitlines()
+            first = next((i for i, line in enumerate(lines) if "FAILED:" in line or "error:" in line or "ERROR:" in line), 0)
+            raise BuildFailed("\n".join(lines[first:first + 40] or lines[-40:]) + f"\ncannot {what} {self.path}")
+
+    def tests(self):
+        """(name, command, environment, folder) of each unit test program."""
+        import json
+        out = subprocess.run(["meson", "introspect", "--tests", self.path], text=True, capture_output=True, check=True).stdout
+        return [(test["name"], test["cmd"], test["env"], test.get("workdir") or self.path) for test in json.loads(out)
+                if "unit" in "".join(test["suite"])]
+
+    def fuzzers(self):
+        folder = os.path.join(self.path, "tests/fuzz")
+        return sorted(name[:-len("_fuzz")] for name in os.listdir(folder) if name.endswith("_fuzz"))
+
+
+class Given(Build):
+    """A directory that the caller has built."""
+
+    def __init__(self, path):
+        super().__init__(path, [])
+
+    def build(self, say=print):
+        if not os.path.exists(os.path.join(self.path, "src/cli/vmm")):
+            raise BuildFailed(f"VMM_TEST_BUILD is {self.path}, and no vmm was built there")
+
+
+def plain():
+    if given := os.environ.get("VMM_TEST_BUILD"):
+        return Given(os.path.abspath(given))
+    return Build("build-test", [])
+
+
+def sanitized():
+    # The libraries are instrumented for the fuzzers too, so that one build serves both.
+    return Build("build-sanitize",
+                 ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dfuzzers=true",
+                  "-Dcpp_args=-fsanitize=fuzzer-no-link", "-Dstatic_program=false"],
+                 {"CC": _ccache("clang-19"), "CXX": _ccache("clang++-19"), "CXX_LD": "lld-19"})
+
+
+def race():
+    return Build("build-race", ["--buildtype=debugoptimized", "-Db_sanitize=thread", "-Db_lundef=false", "-Dstatic_program=false"],
+                 {"CC": _ccache("clang-19"), "CXX": _ccache("clang++-19"), "CXX_LD": "lld-19"})
+
+
+def _ccache(compiler):
+    return f"ccache {compiler}" if shutil.which("ccache") else compiler
+
+
+def make_images(say=print):
+    """Makes the guests' images, in the order of what takes the network first; their paths, by variable."""
+    paths = {}
+    order = ["VMM_TEST_ROOT", "VMM_TEST_STOCK61", "VMM_TEST_STOCK612", "VMM_TEST_STOCK61_INITRD", "VMM_TEST_STOCK612_INITRD",
+             "VMM_TEST_INITRAMFS", "VMM_TEST_VMLINUX", "VMM_TEST_BZIMAGE"]
+    for variable in order:
+        recipe = RECIPES[variable]
+        process = jobs.start([os.path.join(ROOT, "guest-images", recipe[0]), *recipe[1:]], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+        output, errors = process.communicate()
+        if process.returncode:
+            raise BuildFailed(f"{errors}\ncannot make the image of {variable}")
+        for line in errors.splitlines():
+            say(f"  {line}")
+        paths[variable] = output.split()[-1]
+    return paths

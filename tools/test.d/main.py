@@ -1,0 +1,283 @@
+"""tools/test, once what it needs is installed."""
+import concurrent.futures
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import builds           # noqa: E402
+import jobs             # noqa: E402
+import seeds            # noqa: E402
+from builds import ROOT, BuildFailed    # noqa: E402
+from report import Report               # noqa: E402
+
+GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
+EXTRA = ["race"]        # only by name
+UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
+FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
+GUEST_SECONDS = 2700
+HOST_DIED = 125         # tools/test-host's exit code for it
+HOSTS = 3               # that are tried
+PROCESSORS = os.cpu_count() or 1
+
+
+def parts_of(group, names):
+    """What of a group was asked for: None for all, else names without the group's."""
+    if group in names:
+        return None
+    return [name[len(group) + 1:] for name in names if name.startswith(group + ".")]
+
+
+# ---- unit tests, each case a result
+
+class Case:
+    def __init__(self):
+        self.log, self.how, self.seconds = [], None, None
+
+
+def run_program(report, group, program, only):
+    name, command, environment, folder = program
+    options = []
+    if only:
+        options.append("--gtest_filter=" + ":".join(only))
+    env = {**os.environ, **environment, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+           "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
+    try:
+        code, output, seconds = jobs.run([*command, *options], UNIT_SECONDS, env=env, cwd=folder)
+    except OSError as error:
+        report.result(f"{group}.{name}", "FAILED", log=f"it cannot be started: {error}")
+        return
+    cases, current = {}, None
+    for line in output.splitlines():
+        if match := re.match(r"\[ RUN      \] (\S+)", line):
+            current = cases[match.group(1)] = Case()
+        elif match := re.match(r"\[( +OK|  FAILED|  SKIPPED) \] (\S+?),? .*?\((\d+) ms\)$", line):
+            case = cases.get(match.group(2), current)
+            if case:
+                case.how, case.seconds = match.group(1).strip(), int(match.group(3)) / 1000
+                current = None
+        elif current:
+            current.log.append(line)
+    bad = False
+    for case_name, case in cases.items():
+        full = f"{group}.{name}.{case_name}"
+        log = "\n".join(case.log)
+        if case.how == "OK":
+            report.result(full, "ok", case.seconds)
+        elif case.how == "SKIPPED":
+            reason = " ".join(line for line in case.log if line.strip() and not re.search(r": Skipped$", line))
+            report.result(full, "skipped", reason=reason or "it gives no reason")
+        else:
+            bad = True
+            why = "" if case.how else f"\n{'it takes too long' if code is None else f'the program ended here, with {code}'}"
+            report.result(full, "FAILED", case.seconds, log + why)
+    if not bad and (code != 0 or not cases):
+        report.result(f"{group}.{name}", "FAILED", seconds, "\n".join(output.splitlines()[-40:]) +
+                      f"\nthe program ended with {'a timeout' if code is None else code}, {len(cases)} tests ran")
+
+
+def run_unit(report, group, build, only):
+    programs = []
+    for program in build.tests():
+        cases = [name[len(program[0]) + 1:] for name in only or [] if name.startswith(program[0] + ".")]
+        if only is None or program[0] in only or cases:
+            programs.append((program, [] if only is None or program[0] in only else cases))
+    with concurrent.futures.ThreadPoolExecutor(PROCESSORS) as pool:
+        for done in [pool.submit(run_program, report, group, program, cases) for program, cases in programs]:
+            done.result()
+
+
+# ---- fuzz targets
+
+def run_fuzzer(report, build, name):
+    binary = os.path.join(build.path, "tests/fuzz", f"{name}_fuzz")
+    with tempfile.TemporaryDirectory(prefix="vmm-fuzz.") as work:
+        corpus = os.path.join(work, "corpus")
+        os.mkdir(corpus)
+        for i, seed in enumerate(seeds.of(name)):
+            with open(os.path.join(corpus, f"seed{i}"), "wb") as file:
+                file.write(seed)
+        # A crash prints its input, in base64: it can be tried again from the log alone.
+        command = [binary, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=16384",
+                   f"-artifact_prefix={work}/", "-print_final_stats=1", corpus]
+        code, output, seconds = jobs.run(command, FUZZ_SECONDS + 60, cwd=work,
+                                         env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1",
+                                              "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"})
+        runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
+        if code == 0 and runs:
+            report.result(f"fuzz.{name}", "ok", seconds, reason=f"{runs.group(1)} inputs")
+        else:
+            begin = max(0, len(output.splitlines()) - 60)
+            report.result(f"fuzz.{name}", "FAILED", seconds, "\n".join(output.splitlines()[begin:]))
+
+
+def run_fuzz(report, build, only):
+    names = [name for name in build.fuzzers() if only is None or name in only]
+    with concurrent.futures.ThreadPoolExecutor(PROCESSORS) as pool:
+        for done in [pool.submit(run_fuzzer, report, build, name) for name in names]:
+            done.result()
+
+
+# ---- what other programs run
+
+def run_check(report, only):
+    code = jobs.lines([os.path.join(ROOT, "tools/check"), *(only or [])], 900, report.lines("check."))
+    if code is None:
+        report.result("check", "FAILED", log="it takes too long")
+
+
+def emulated_hosts():
+    """(how many, memory of each) that this machine has room for: one of them has room for a guest of 6 GiB."""
+    with open("/proc/meminfo") as meminfo:
+        total = int(meminfo.readline().split()[1]) >> 20
+    return max(1, min(PROCESSORS, 4, (total - 3) // 6)), "8G" if total >= 9 else "6G" if total >= 7 else "4G"
+
+
+def run_guests(report, build, images, names):
+    """cli and vm. Emulated hosts run side by side, each with a share of the tests, and have one processor: emulation of
+    several at once is where kernels break that run well on hardware, and most guests have one vCPU."""
+    expected = list_guests(names)
+    host = [os.path.join(ROOT, "tools/test-host"), "--timeout", str(GUEST_SECONDS)]
+    emulated = subprocess.run([*host, "--print"], text=True, capture_output=True).stdout.strip() == "emulated"
+    hosts, memory = emulated_hosts() if emulated else (1, "8G")
+    if emulated:
+        host += ["--cpus", "1", "--mem", memory]
+    environment = {**os.environ, **images, "VMM_TEST_BUILD": build.path, "VMM_TEST_PATIENCE":
+                   os.environ.get("VMM_TEST_PATIENCE", "3" if emulated else "1")}
+    with concurrent.futures.ThreadPoolExecutor(hosts) as pool:
+        for done in [pool.submit(run_share, report, host, environment, expected[i::hosts]) for i in range(hosts)]:
+            done.result()
+
+
+def run_share(report, host, environment, names):
+    """In one boot of a host, where it lives that long."""
+    lines, left, code = report.lines("cli.", "vm."), names, 0
+    for attempt in range(HOSTS):
+        if not left:
+            return
+        code = jobs.lines([*host, os.path.join(ROOT, "tests/vm/run"), *left], GUEST_SECONDS + 300, lines, env=environment,
+                          cwd=ROOT)
+        left = [name for name in names if name not in lines.finished]
+        if code != HOST_DIED:
+            break
+        # A test that ends the host each time is not saved by another one.
+        report.say(f"a host died with {len(left)} tests to go")
+    for name in left:
+        report.result(name, "FAILED", log=f"the host ended with {code} before this test did")
+
+
+def list_guests(names):
+    return subprocess.run([os.path.join(ROOT, "tests/vm/run"), "--list", *names], text=True, capture_output=True).stdout.split()
+
+
+# ---- all together
+
+def list_names(names):
+    plain = builds.plain()
+    unit = []
+    if any(name.split(".")[0] in ("unit", "sanitize", "race") for name in names):
+        plain.configure()
+        unit = [test[0] for test in plain.tests()]
+    for name in names:
+        group = name.split(".")[0]
+        if group in ("unit", "sanitize", "race"):
+            found = [f"{group}.{test}" for test in unit]
+        elif group == "check":
+            out = subprocess.run([os.path.join(ROOT, "tools/check"), "--list"], text=True, capture_output=True).stdout
+            found = [f"check.{line.split()[0]}" for line in out.splitlines()]
+        elif group == "fuzz":
+            with open(os.path.join(ROOT, "tests/fuzz/meson.build")) as file:
+                found = [f"fuzz.{target}" for target in re.findall(r"^    '(\w+)':", file.read(), re.M)]
+        else:
+            found = list_guests([group])
+        print("\n".join(f for f in found if f == name or f.startswith(name + ".")))
+
+
+class Images(threading.Thread):
+    """Makes the images while the program is compiled: the root and the stock kernels wait for the network mostly."""
+
+    def __init__(self, report):
+        super().__init__(daemon=True)
+        self._report, self._paths, self._error = report, None, None
+
+    def run(self):
+        try:
+            self._paths = builds.make_images(self._report.say)
+            # The emulated host's kernel and initramfs, too.
+            subprocess.run([os.path.join(ROOT, "tools/test-host"), "--timeout", "60", "true"], check=True, capture_output=True)
+        except (BuildFailed, subprocess.CalledProcessError) as error:
+            self._error = getattr(error, "stderr", None) or error
+
+    def paths(self):
+        if self.ident is None:
+            self.start()
+        self.join()
+        if self._error:
+            raise BuildFailed(str(self._error))
+        return self._paths
+
+
+def attempt(report, name, function, *arguments):
+    """A group that cannot even begin is a failure."""
+    try:
+        function(*arguments)
+    except BuildFailed as error:
+        report.result(name, "FAILED", log=str(error))
+
+
+def build_and(run, build, report, *arguments):
+    build.build(report.say)
+    run(report, *arguments)
+
+
+def main(words):
+    names = [word for word in words if not word.startswith("-")] or list(GROUPS)
+    for word in words:
+        if word.startswith("-") and word != "--list" or not word.startswith("-") and word.split(".")[0] not in GROUPS + EXTRA:
+            print(f"test: there is no '{word}'; the groups are {', '.join(GROUPS + EXTRA)} (see --help)", file=sys.stderr)
+            return 1
+    if "--list" in words:
+        list_names(names)
+        return 0
+    report, begin = Report(), time.monotonic()
+    plain, sanitized, images = builds.plain(), builds.sanitized(), Images(report)
+    wanted = [group for group in GROUPS + EXTRA if any(name.split(".")[0] == group for name in names)]
+    guests = [name for name in names if name.split(".")[0] in ("cli", "vm")]
+    if guests:
+        images.start()
+    if "unit" in wanted:
+        attempt(report, "unit", lambda: build_and(run_unit, plain, report, "unit", plain, parts_of("unit", names)))
+    if "check" in wanted:
+        run_check(report, parts_of("check", names))
+    if "sanitize" in wanted:
+        attempt(report, "sanitize", lambda: build_and(run_unit, sanitized, report, "sanitize", sanitized, parts_of("sanitize", names)))
+    if "race" in wanted:
+        racy = builds.race()
+        attempt(report, "race", lambda: build_and(run_unit, racy, report, "race", racy, parts_of("race", names)))
+    if "fuzz" in wanted:
+        attempt(report, "fuzz", lambda: build_and(run_fuzz, sanitized, report, sanitized, parts_of("fuzz", names)))
+    if guests:
+        attempt(report, guests[0], lambda: build_and(run_guests, plain, report, plain, images.paths(), guests))
+    report.say(f"after {(time.monotonic() - begin) / 60:.1f} minutes:")
+    return report.finish()
+
+
+def on_signal(number, _):
+    jobs.end_all()
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, on_signal)
+    try:
+        code = main(sys.argv[1:])
+    finally:
+        jobs.end_all()
+    sys.exit(code)
