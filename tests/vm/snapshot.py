@@ -582,6 +582,8 @@ def working_set(t):
         file.seek(20)
         file.write(b"nonsense")
     t.restore(saved).power_off()
+    host.run(t.images.vmm, "snapshot", "rm", saved)
+    t.true(not os.path.exists(saved), "the working set goes with its snapshot")
 
 
 @test
@@ -700,7 +702,7 @@ def refuses(t):
     saved = t.path("saved")
     machine.ctl("snapshot", saved)
     t.contains(machine.ctl("snapshot", saved, code=1), "exists")
-    t.contains(machine.ctl("snapshot", code=1), "directory")
+    t.contains(machine.ctl("snapshot", code=1), "snapshot takes a name")
     t.contains(machine.ctl("snapshot", t.path("x"), "--liv", code=1), "did you mean '--live'")
     t.contains(machine.ctl("snapshot", "/nowhere/at/all", code=1), "/nowhere/at/all")
     machine.power_off()

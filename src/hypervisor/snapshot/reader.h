@@ -1,8 +1,8 @@
 // Reader: a snapshot's directory, checked before anything is made of it.
 //
-//   auto reader = TRY(Reader::open("/snapshots/seeded"));   // version, architecture, digests,
-//   parents auto memory = TRY(reader->map_memory());                // nothing read yet auto
-//   sections = reader->take_sections();
+//   auto reader = TRY(Reader::open("/snapshots/seeded"));  // all of it checked, its parents too
+//   auto memory = TRY(reader->map_memory());               // nothing of it read yet
+//   auto sections = reader->take_sections();
 //
 // The manifest and the states are always compared with their digests; memory and disks when the
 // directory's seal does not show that they are as they were written (seal.h).

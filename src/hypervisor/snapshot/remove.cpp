@@ -12,6 +12,7 @@
 #include "src/hypervisor/snapshot/catalog.h"
 #include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/seal.h"
+#include "src/hypervisor/snapshot/working_set.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -32,7 +33,8 @@ Result<std::vector<std::string>> files_of(const std::string& directory) {
     const bool essential = name == kManifestFile || name == kStateFile || name == kMemoryFile;
     // Without a manifest (an earlier removal was interrupted) disks are known by their names.
     const bool disk = std::ranges::find(disks, name) != disks.end() || name.ends_with(".img");
-    if ((!essential && !disk && name != kSealFile) || !entry.is_regular_file(error)) {
+    const bool beside = name == kSealFile || name == kWorkingSetFile || name == kWorkingSetPartial;
+    if ((!essential && !disk && !beside) || !entry.is_regular_file(error)) {
       return fail("'{}' has '{}' in it, which is no part of a snapshot; nothing was removed",
                   directory, name);
     }

@@ -4,8 +4,7 @@
 //   auto source = TRY(open_source("/snapshots/seeded.vmm"));    // checked, nothing made of it
 //   ... a configuration from source->manifest(), with source->disk_file() ...
 //   const auto files = TRY(source->unpack_disks());             // they last as long as these
-//   auto memory = TRY(source->provide_memory(on_damage));       // nothing read before it is
-//   touched
+//   auto memory = TRY(source->provide_memory(on_damage));       // read when it is touched
 #pragma once
 
 #include <memory>

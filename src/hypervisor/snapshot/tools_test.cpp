@@ -3,6 +3,7 @@
 #include "src/hypervisor/snapshot/merge.h"
 #include "src/hypervisor/snapshot/remove.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
+#include "src/hypervisor/snapshot/working_set.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -138,6 +139,22 @@ TEST_F(SnapshotToolsTest, RemovesWhatAKilledRemovalLeft) {
   EXPECT_TRUE(list(root_)->empty()) << "looks whole";
   EXPECT_TRUE(snapshot::remove(path("one")));
   EXPECT_TRUE(fs::is_empty(root_));
+}
+
+TEST_F(SnapshotToolsTest, RemovesTheWorkingSetToo) {
+  ASSERT_TRUE(save("one"));
+  ASSERT_TRUE(record_working_set(*memory_, path("one"), "digest"));
+  EXPECT_EQ(read_working_set(path("one"), "digest", memory_->size()).size(), 2);
+  std::ofstream(path("one") + "/working-set.partial") << "of a killed process";
+  EXPECT_TRUE(snapshot::remove(path("one")));
+  EXPECT_TRUE(fs::is_empty(root_));
+}
+
+TEST_F(SnapshotToolsTest, RecordsNoWorkingSetInASnapshotThatGoes) {
+  ASSERT_TRUE(save("one"));
+  fs::remove(path("one") + "/manifest.json");
+  EXPECT_FALSE(record_working_set(*memory_, path("one"), "digest"));
+  EXPECT_TRUE(snapshot::remove(path("one")));
 }
 
 TEST_F(SnapshotToolsTest, ReadsAnotherArchitectureOnlyWhenAsked) {

@@ -1,6 +1,7 @@
 #include "src/hypervisor/snapshot/working_set.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -8,19 +9,39 @@
 
 #include "src/base/unique_fd.h"
 #include "src/base/worker.h"
+#include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/state/sections.h"
 
 namespace vmm::snapshot {
 namespace {
 
-constexpr std::string_view kFile = "working-set";
 // Pages between two extents that are brought in with them: one call costs more than they do.
 constexpr std::uint64_t kGap = 16u << 10;
 // What one call brings in, so that the end of the machine does not wait long for it.
 constexpr std::uint64_t kStep = 1u << 20;
 
-std::string path_in(const std::string& directory) { return directory + "/" + std::string(kFile); }
+// Under the lock that a removal takes too: nothing appears in a directory that is going.
+Result<void> write_into(const std::string& directory, std::span<const std::byte> bytes) {
+  const UniqueFd handle(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!handle) return fail_errno("cannot open '{}'", directory);
+  if (::flock(handle.get(), LOCK_EX | LOCK_NB) < 0) return fail_errno("'{}' is locked", directory);
+  if (::faccessat(handle.get(), kManifestFile.data(), F_OK, 0) < 0) {
+    return fail("'{}' is being removed", directory);
+  }
+  const UniqueFd file(::openat(handle.get(), kWorkingSetPartial.data(),
+                               O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!file) return fail_errno("cannot make '{}/{}'", directory, kWorkingSetPartial);
+  if (const auto written = write_all(file.get(), bytes); !written) {
+    ::unlinkat(handle.get(), kWorkingSetPartial.data(), 0);
+    return written;
+  }
+  if (::renameat(handle.get(), kWorkingSetPartial.data(), handle.get(), kWorkingSetFile.data()) <
+      0) {
+    return fail_errno("cannot make '{}/{}'", directory, kWorkingSetFile);
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -40,28 +61,17 @@ Result<void> record_working_set(const GuestMemory& memory, const std::string& di
     }));
   }
   state::Sections sections;
-  sections.put("working-set", set);
-  const auto bytes = sections.to_bytes();
-  const std::string partial = fmt::format("{}.{}", path_in(directory), ::getpid());
-  const UniqueFd file(::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (!file) return fail_errno("cannot make '{}'", partial);
-  if (const auto written = write_all(file.get(), bytes); !written) {
-    ::unlink(partial.c_str());
-    return written;
-  }
-  if (::rename(partial.c_str(), path_in(directory).c_str()) < 0) {
-    return fail_errno("cannot make '{}'", path_in(directory));
-  }
-  return {};
+  sections.put(WorkingSet::kKind, set);
+  return write_into(directory, sections.to_bytes());
 }
 
 std::vector<Extent> read_working_set(const std::string& directory, const std::string& digest,
                                      std::uint64_t memory_size) {
-  const auto text = read_text_file(path_in(directory));
+  const auto text = read_text_file(fmt::format("{}/{}", directory, kWorkingSetFile));
   if (!text) return {};
   auto sections = state::Sections::from_bytes(std::as_bytes(std::span(text->data(), text->size())));
   if (!sections) return {};
-  auto set = sections->take<WorkingSet>("working-set");
+  auto set = sections->take<WorkingSet>(WorkingSet::kKind);
   if (!set || set->digest != digest) return {};
   const bool fits = std::ranges::all_of(set->extents, [&](const Extent& extent) {
     return extent.offset % PageMap::kPage == 0 && extent.length % PageMap::kPage == 0 &&

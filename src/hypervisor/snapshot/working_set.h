@@ -1,10 +1,11 @@
 // The working set of a restored machine: the pages that its guest touched soon after the first
 // restore. Later restores bring them in before the guest asks, many at a time, on a thread of their
-// own (REAP, ASPLOS 2021). A hint beside the snapshot, no part of it: the file `working-set` may be
-// missing, and one that does not fit is ignored.
+// own (REAP, ASPLOS 2021). A hint beside the snapshot, no part of it: the file may be missing, one
+// that does not fit is ignored, and it goes with the snapshot.
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -13,6 +14,10 @@
 #include "src/hypervisor/snapshot/memory_layer.h"
 
 namespace vmm::snapshot {
+
+inline constexpr std::string_view kWorkingSetFile = "working-set";
+// While it is written, under the directory's lock.
+inline constexpr std::string_view kWorkingSetPartial = "working-set.partial";
 
 struct WorkingSet {
   static constexpr std::string_view kKind = "working-set";
@@ -26,7 +31,8 @@ struct WorkingSet {
   }
 };
 
-// Writes down what of the memory, mapped from `directory`, is in use now. Error: no permission.
+// Writes down what of the memory, mapped from `directory`, is in use now. Error: no permission, or
+// the snapshot is being removed.
 Result<void> record_working_set(const GuestMemory& memory, const std::string& directory,
                                 const std::string& digest);
 // Nothing when there is none that fits.
