@@ -25,7 +25,7 @@ def run(environment):
         root = os.path.join(directory, "root.img")
         subprocess.run(["cp", "--sparse=always", environment.images["rootfs"], root], check=True)
         control = os.path.join(directory, "control")
-        guest = peers.Guest(environment.images["vmlinux"], memory=1024, disks=[root])
+        guest = peers.Guest(environment.images["vmlinux"], words=peers.TICKING, memory=1024, disks=[root])
         vmm = next(peer for peer in environment.peers if peer.name == "vmm")
         with peers.Running(restore.controlled(vmm, control), guest) as running:
             running.wait_for("login: ", 300)
@@ -51,11 +51,11 @@ def run(environment):
             yield "export, seconds", "vmm", took
             for name, path in (("its directory", first), ("its archive", first + ".vmm")):
                 with peers.Running(restore.Restored(environment.vmm, path), None) as copy:
-                    copy.type("echo went on")
-                    yield f"restored from {name}, to the first answer, seconds", "vmm", copy.wait_for("\nwent on")
+                    copy.type('echo "went"" on"')
+                    yield f"restored from {name}, to the first answer, seconds", "vmm", copy.wait_for("went on")
             shutil.rmtree(first)
-            running.type("head -c 1000000 /dev/urandom >/root/new; sync; echo changed")
-            running.wait_for("\nchanged")
+            running.type('head -c 1000000 /dev/urandom >/root/new; sync; echo "chan""ged"')
+            running.wait_for("changed")
             second = save("second")
             size, took = export(second, "--since", first + ".vmm")
             yield "archive after a change of 1 MB", "vmm", size

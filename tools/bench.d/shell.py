@@ -19,8 +19,8 @@ def guest(environment, peer, **options):
         root = os.path.join(directory, "root.img")
         os.system(f"cp --sparse=always {environment.images['rootfs']} {root}")
         disks = [root, *options.pop("disks", [])]
-        machine = monitors.Guest(environment.images["vmlinux"], words="init=/bin/sh", disks=disks,
-                              **options)
+        machine = monitors.Guest(environment.images["vmlinux"], words=f"init=/bin/sh {monitors.TICKING}",
+                                 disks=disks, **options)
         with monitors.Running(peer, machine) as running:
             running.wait_for("# ")
             running.type(f"{SETUP}; PS1={PROMPT}")
