@@ -231,6 +231,16 @@ def random_numbers_differ(t):
     t.equal(len(seen), 3, "different numbers of three copies")
 
 
+def changed_since(t, machine, directory, parent, *how):
+    """An incremental snapshot's answer; skips where the host cannot track pages."""
+    answer = subprocess.run([t.images.vmm, "ctl", machine.control, "snapshot", directory, "--incremental", parent, *how],
+                            text=True, capture_output=True)
+    if "CONFIG_MEM_SOFT_DIRTY" in answer.stderr or "what changed since is not known" in answer.stderr:
+        raise Skip(f"the host's kernel does not track: {answer.stderr.strip()}")
+    t.equal(answer.returncode, 0, answer.stderr)
+    return json.loads(answer.stdout)
+
+
 @test
 def incremental(t):
     machine = t.small("--balloon")
@@ -241,14 +251,8 @@ def incremental(t):
     parent = "base"
     for i in (1, 2, 3):
         machine.run(f"echo {i} >/tmp/step" + ("; rm /tmp/data" if i == 3 else ""))
-        command = ["snapshot", t.path(f"step{i}"), "--incremental", t.path(parent), *(["--live"] if i == 2 else [])]
-        if i == 1:
-            answer = subprocess.run([t.images.vmm, "ctl", machine.control, *command], text=True, capture_output=True)
-            if "CONFIG_MEM_SOFT_DIRTY" in answer.stderr or "what changed since is not known" in answer.stderr:
-                raise Skip(f"the host's kernel does not track: {answer.stderr.strip()}")
-            t.equal(answer.returncode, 0, answer.stderr)
-        else:
-            t.equal(machine.ctl(*command)["incremental"], True)
+        answer = changed_since(t, machine, t.path(f"step{i}"), t.path(parent), *(["--live"] if i == 2 else []))
+        t.equal(answer["incremental"], True)
         parent = f"step{i}"
     t.true(size_of(t.path("step2")) * 4 < size_of(t.path("base")), "an incremental snapshot is small")
     text = machine.ctl("snapshot", t.path("wrong"), "--incremental", t.path("base"), code=1)
@@ -268,6 +272,42 @@ def incremental(t):
             again.power_off()
         copy.power_off()
     machine.power_off()
+
+
+@test
+def incremental_disks(t):
+    """Each snapshot has what was written to the disk since its parent, and is restored without the original."""
+    disk = t.file("disk.img", size=64 * MIB)
+    machine = t.small("--disk", disk)
+    machine.run("head -c 40000000 /dev/urandom >/tmp/f; dd if=/tmp/f of=/dev/vda bs=1M 2>/dev/null; rm /tmp/f; sync", timeout=120)
+    sums = [machine.run("md5sum </dev/vda")]
+    machine.ctl("snapshot", t.path("step0"))
+    for i, how in ((1, []), (2, ["--live"]), (3, [])):
+        machine.run(f"head -c 100000 /dev/urandom | dd of=/dev/vda bs=1000 seek={i * 7000} conv=notrunc 2>/dev/null; sync")
+        if i == 3:
+            machine.run("dd if=/dev/zero of=/dev/vda bs=1M seek=20 count=2 conv=notrunc 2>/dev/null; sync")
+        sums.append(machine.run("md5sum </dev/vda"))
+        answer = changed_since(t, machine, t.path(f"step{i}"), t.path(f"step{i - 1}"), *how)
+        t.between(answer["disk_bytes"], 100000, 2 * MIB, "what the disk's layer takes")
+        t.equal(sorted(name for name in os.listdir(t.path(f"step{i}")) if name.startswith("blk")), ["blk0.qcow2"])
+    machine.power_off()
+    os.unlink(disk)
+    copy = t.restore(t.path("step2"))
+    t.equal(copy.run("md5sum </dev/vda"), sums[2])
+    copy.run("echo changed | dd of=/dev/vda bs=512 seek=5 conv=notrunc 2>/dev/null; sync")
+    sums.append(copy.run("md5sum </dev/vda"))
+    changed_since(t, copy, t.path("mine"), t.path("step2"), "--stop")
+    copy.ends(0)
+    vmm = t.images.vmm
+    host.run(vmm, "snapshot", "merge", t.path("mine"), t.path("merged"))
+    host.run(vmm, "snapshot", "export", t.path("mine"), t.path("mine.vmm"))
+    for name, wanted in (("step0", 0), ("step1", 1), ("step3", 3), ("mine", 4), ("merged", 4), ("mine.vmm", 4)):
+        copy = t.restore(t.path(name))
+        t.equal(copy.run("md5sum </dev/vda"), sums[wanted], f"the disk of {name}")
+        copy.power_off()
+    host.run(vmm, "snapshot", "verify", t.path("mine"))
+    for name in ("mine", "step3", "step2", "step1", "step0"):
+        host.run(vmm, "snapshot", "rm", t.path(name))
 
 
 @test

@@ -1,10 +1,11 @@
-// CopiedDisk: a disk that is copied as it was at one moment while its machine goes on writing to
-// it.
+// CopiedDisk: a disk that can be copied as it was at one moment while its machine goes on writing
+// to it, and knows what was written since an earlier moment.
 //
-//   auto copied = CopiedDisk::over(std::move(disk), std::move(target));   // the moment
-//   ... channels of it serve the guest ...
+//   auto copied = CopiedDisk::over(std::move(disk));      // channels of it serve the guest
+//   copied->begin(CopiedDisk::What::all, std::move(target));   // the moment, nothing in flight
+//   copied->start_record();                                    // what is written from now on ...
 //   TRY(copied->copy_rest());                        // on another thread; then the copy is whole
-//   disk = copied->take_inner();                     // when no channel is open
+//   copied->begin(CopiedDisk::What::written, ...);   // ... is all that a later copy takes
 //
 // What the guest is about to change is copied first (copy-before-write), 64 KiB at a time, on the
 // thread that serves it; the rest is copied in the background. The disk itself stays the one that
@@ -24,21 +25,36 @@
 
 namespace vmm::disk {
 
+// Where a copy goes. One thread at a time.
+class CopyTarget {
+ public:
+  virtual ~CopyTarget() = default;
+  // Of CopiedDisk::kChunk bytes at a multiple of that, fewer at the disk's end; each once.
+  virtual Result<void> write(std::uint64_t offset, std::span<const std::byte> chunk) = 0;
+  // Nothing more comes; on stable storage when it returns.
+  virtual Result<void> finish() = 0;
+};
+
+// A file of the disk's size, all a hole, where holes stay for zeroes.
+std::unique_ptr<CopyTarget> copy_to_raw_file(UniqueFd file);
+
 class CopiedDisk : public Disk {
  public:
-  // While nothing is in flight. `target`: a file of the disk's size, all a hole; holes stay where
-  // the disk has zeroes.
-  static std::unique_ptr<CopiedDisk> over(std::unique_ptr<Disk> disk, UniqueFd target);
+  static constexpr std::uint64_t kChunk = 64u << 10;
 
-  // Copies what is not copied yet. Blocks; one call. Error: reading or writing failed, the copy is
-  // of no use.
+  static std::unique_ptr<CopiedDisk> over(std::unique_ptr<Disk> disk);
+
+  enum class What : std::uint8_t { all, written };
+  // While nothing is in flight, and no other copy is being made.
+  void begin(What what, std::unique_ptr<CopyTarget> target);
+  // While nothing is in flight: what was written before does not count any more.
+  void start_record();
+
+  // Copies what is not copied yet, and lets go of the target. Blocks; once for each begin().
+  // Error: reading or writing failed, the copy is of no use.
   Result<void> copy_rest();
-  // No more copying: the guest's writes pass at once, and what was copied is given back.
+  // No more copying: the guest's writes pass at once.
   void give_up();
-  // The copy is whole and somebody else's: lets go of its file.
-  void release_target();
-  int target() const { return target_.get(); }
-  std::unique_ptr<Disk> take_inner() { return std::move(inner_); }
 
   const DiskInfo& info() const override { return inner_->info(); }
   const std::string& name() const override { return inner_->name(); }
@@ -51,21 +67,19 @@ class CopiedDisk : public Disk {
 
  private:
   class CopyingChannel;
-  static constexpr std::uint64_t kChunk = 64u << 10;
 
-  CopiedDisk(std::unique_ptr<Disk> disk, UniqueFd target)
-      : inner_(std::move(disk)),
-        target_(std::move(target)),
-        copied_((inner_->info().size + kChunk - 1) / kChunk) {}
+  explicit CopiedDisk(std::unique_ptr<Disk> disk);
   // Before [offset, offset + length) is changed.
-  void save(std::uint64_t offset, std::uint64_t length);
-  void copy_chunk(std::size_t chunk);  // with mutex_ held
+  void before_write(std::uint64_t offset, std::uint64_t length);
+  void copy_chunk(std::size_t chunk);  // with mutex_ held; unless it is copied, or need not be
 
-  std::unique_ptr<Disk> inner_;
-  std::atomic<bool> copying_{true};
-  std::mutex mutex_;  // guards all below
-  UniqueFd target_;
-  std::vector<bool> copied_;
+  const std::unique_ptr<Disk> inner_;
+  const std::size_t chunks_;
+  std::vector<std::atomic<std::uint64_t>> written_;  // a bit a chunk, since start_record()
+  std::atomic<bool> copying_{false};
+  std::mutex mutex_;                    // guards all below
+  std::unique_ptr<CopyTarget> target_;  // while copying
+  std::vector<bool> wanted_;            // the same: chunks that are to be copied yet
   std::vector<std::byte> buffer_;
   std::optional<std::string> error_;
 };

@@ -23,11 +23,16 @@ class CopiedDiskTest : public ::testing::Test {
     path_ = directory_.file("disk", kSize);
     auto disk = RawDisk::open({.path = path_});
     EXPECT_TRUE(disk);
-    UniqueFd target(
-        ::open((directory_.path() + "/copy").c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    EXPECT_EQ(::ftruncate(target.get(), kSize), 0);
-    disk_ = CopiedDisk::over(std::move(*disk), std::move(target));
+    disk_ = CopiedDisk::over(std::move(*disk));
     worker_ = std::move(Worker::start("test").value());
+  }
+  // A file that a copy goes to: its path.
+  std::string begin(CopiedDisk::What what, const std::string& name) {
+    const std::string path = directory_.path() + "/" + name;
+    UniqueFd target(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    EXPECT_EQ(::ftruncate(target.get(), kSize), 0);
+    disk_->begin(what, copy_to_raw_file(std::move(target)));
+    return path;
   }
   // Carries one request out, on the worker.
   int perform(Operation operation, std::uint64_t offset, std::string& bytes) {
@@ -46,9 +51,10 @@ class CopiedDiskTest : public ::testing::Test {
     });
     return error;
   }
-  static std::string content(int fd) {
+  static std::string content(const std::string& path) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     std::string bytes(kSize, '\0');
-    EXPECT_TRUE(read_exact_at(fd, std::as_writable_bytes(std::span(bytes)), 0));
+    EXPECT_TRUE(read_exact_at(fd.get(), std::as_writable_bytes(std::span(bytes)), 0));
     return bytes;
   }
 
@@ -61,6 +67,7 @@ class CopiedDiskTest : public ::testing::Test {
 TEST_F(CopiedDiskTest, CopyIsOfTheMomentAndTheDiskGoesOn) {
   const std::string before = test::TemporaryDirectory::pattern(kSize);
   std::string model = before;
+  const auto copy = begin(CopiedDisk::What::all, "copy");
   std::mt19937 random(7);
   std::thread copier([this] { EXPECT_TRUE(disk_->copy_rest()); });
   for (int i = 0; i < 400; ++i) {
@@ -87,32 +94,60 @@ TEST_F(CopiedDiskTest, CopyIsOfTheMomentAndTheDiskGoesOn) {
     }
   }
   copier.join();
-  EXPECT_TRUE(content(disk_->target()) == before) << "the copy is of another moment";
-  EXPECT_TRUE(content(disk_->plain_file()) == model) << "the disk lost something";
+  EXPECT_TRUE(content(copy) == before) << "the copy is of another moment";
+  EXPECT_TRUE(content(path_) == model) << "the disk lost something";
 }
 
 TEST_F(CopiedDiskTest, HolesStayWhereThereAreZeroes) {
   std::string zeroes(kSize, '\0');
-  auto inner = disk_->take_inner();
-  ASSERT_TRUE(write_all_at(inner->plain_file(), std::as_bytes(std::span(zeroes)), 0));
-  UniqueFd target(
-      ::open((directory_.path() + "/other").c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  ASSERT_EQ(::ftruncate(target.get(), kSize), 0);
-  const auto copied = CopiedDisk::over(std::move(inner), std::move(target));
-  ASSERT_TRUE(copied->copy_rest());
+  ASSERT_TRUE(write_all_at(disk_->plain_file(), std::as_bytes(std::span(zeroes)), 0));
+  const auto copy = begin(CopiedDisk::What::all, "copy");
+  ASSERT_TRUE(disk_->copy_rest());
   struct stat status{};
-  ASSERT_EQ(::fstat(copied->target(), &status), 0);
+  ASSERT_EQ(::stat(copy.c_str(), &status), 0);
   EXPECT_EQ(status.st_blocks, 0);
+}
+
+// Two chunks, of which one byte each was written, and a third by write_zeroes.
+TEST_F(CopiedDiskTest, CopiesWhatWasWrittenSinceTheRecordBegan) {
+  const std::string before = test::TemporaryDirectory::pattern(kSize);
+  constexpr std::size_t kChunk = CopiedDisk::kChunk;
+  std::string early(512, 'e'), late(1024, 'l'), zeroes(4096, '\0');
+  ASSERT_EQ(perform(Operation::write, 3 * kChunk, early), 0);
+  disk_->start_record();
+  ASSERT_EQ(perform(Operation::write, 8 * kChunk - 512, late), 0);
+  ASSERT_EQ(perform(Operation::write_zeroes, 20 * kChunk, zeroes), 0);
+  std::string read(4096, '?');
+  ASSERT_EQ(perform(Operation::read, 30 * kChunk, read), 0);
+  const auto copy = begin(CopiedDisk::What::written, "copy");
+  disk_->start_record();
+  std::string later(512, 'x');
+  ASSERT_EQ(perform(Operation::write, 7 * kChunk, later), 0);
+  ASSERT_EQ(perform(Operation::write, 40 * kChunk, later), 0);
+  ASSERT_TRUE(disk_->copy_rest());
+  std::string wanted(kSize, '\0'), now = before;
+  now.replace(8 * kChunk - 512, late.size(), late).replace(20 * kChunk, zeroes.size(), zeroes);
+  for (const std::size_t chunk : {7u, 8u, 20u}) {
+    wanted.replace(chunk * kChunk, kChunk, now, chunk * kChunk, kChunk);
+  }
+  EXPECT_TRUE(content(copy) == wanted);
+  const auto next = begin(CopiedDisk::What::written, "next");
+  ASSERT_TRUE(disk_->copy_rest());
+  now.replace(7 * kChunk, later.size(), later).replace(40 * kChunk, later.size(), later);
+  wanted.assign(kSize, '\0');
+  for (const std::size_t chunk : {7u, 40u}) {
+    wanted.replace(chunk * kChunk, kChunk, now, chunk * kChunk, kChunk);
+  }
+  EXPECT_TRUE(content(next) == wanted);
 }
 
 TEST_F(CopiedDiskTest, AFailedCopyIsNoConcernOfTheGuest) {
   // A target that cannot be written to stands for a full file system.
-  UniqueFd target(::open((directory_.path() + "/copy").c_str(), O_RDONLY | O_CLOEXEC));
-  const auto copied = CopiedDisk::over(disk_->take_inner(), std::move(target));
-  disk_ = nullptr;
+  UniqueFd target(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  disk_->begin(CopiedDisk::What::all, copy_to_raw_file(std::move(target)));
   bool written = false;
   worker_->loop().call([&] {
-    const auto channel = copied->open_channel(worker_->loop(), [] {});
+    const auto channel = disk_->open_channel(worker_->loop(), [] {});
     std::string bytes(4096, 'x');
     const iovec buffer{bytes.data(), bytes.size()};
     channel->submit(
@@ -122,14 +157,18 @@ TEST_F(CopiedDiskTest, AFailedCopyIsNoConcernOfTheGuest) {
     for (const auto& done : channel->reap()) written = done.error == 0;
   });
   EXPECT_TRUE(written);
-  const auto result = copied->copy_rest();
+  const auto result = disk_->copy_rest();
   ASSERT_FALSE(result);
   EXPECT_NE(result.error().message().find("cannot write the copy"), std::string::npos);
 }
 
-TEST_F(CopiedDiskTest, GivenUpIsAnError) {
+TEST_F(CopiedDiskTest, GivenUpIsAnErrorAndTheNextCopyIsNone) {
+  begin(CopiedDisk::What::all, "copy");
   disk_->give_up();
   EXPECT_FALSE(disk_->copy_rest());
+  const auto copy = begin(CopiedDisk::What::all, "next");
+  EXPECT_TRUE(disk_->copy_rest());
+  EXPECT_TRUE(content(copy) == content(path_));
 }
 
 }  // namespace

@@ -35,9 +35,11 @@ std::string parent_name(const snapshot::Manifest& manifest) {
 }
 
 std::string disk_in_words(const snapshot::DiskEntry& disk) {
-  return fmt::format("  {:<8}{}, {}\n", disk.device, in_words(disk.size),
-                     disk.file.empty() ? fmt::format("read-only, refers to {}", disk.path)
-                                       : fmt::format("{}, was {}", disk.file, disk.path));
+  return fmt::format(
+      "  {:<8}{}, {}\n", disk.device, in_words(disk.size),
+      disk.file.empty()
+          ? fmt::format("read-only, refers to {}", disk.path)
+          : fmt::format("{}{}, was {}", disk.file, disk.layer ? " (what changed)" : "", disk.path));
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "src/hypervisor/snapshot/disk_file.h"
+
 namespace vmm::config {
 namespace {
 
@@ -64,8 +66,9 @@ Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
     // Of a read-only disk the file is what the user had; nothing is written to it.
     const bool is_users = disks[i].file.empty() || (disk.read_only && !file.is_private);
     if (is_users) continue;
-    // A copy is raw, whatever its first bytes say: the guest wrote them. It stays as it is.
-    disk.format = disk::ImageFormat::raw;
+    // A copy is what the manifest says, whatever its first bytes are: the guest wrote them. It
+    // stays as it is.
+    disk.format = snapshot::image_format(disks[i]);
     disk.scratch = !file.is_private;
   }
   return config;

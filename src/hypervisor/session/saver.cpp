@@ -1,9 +1,7 @@
 #include "src/hypervisor/session/saver.h"
 
-#include <linux/fs.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -17,6 +15,7 @@
 #include "src/base/log.h"
 #include "src/base/worker.h"
 #include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/snapshot/reader.h"
 
@@ -35,6 +34,24 @@ struct Child {
   UniqueFd result;
 };
 
+// Every disk is one that can be copied, and records what is written to it.
+template <typename Visit>
+void for_each_disk(Machine& machine, Visit visit) {
+  machine.devices().for_each([&](const std::string& name, virtio::Device& device) {
+    auto* block = dynamic_cast<virtio::BlockDevice*>(&device);
+    if (block == nullptr) return;
+    auto* copied = dynamic_cast<disk::CopiedDisk*>(&block->disk());
+    if (copied == nullptr) {
+      block->replace_disk([&](std::unique_ptr<disk::Disk> inner) {
+        auto wrapper = disk::CopiedDisk::over(std::move(inner));
+        copied = wrapper.get();
+        return wrapper;
+      });
+    }
+    visit(name, *copied);
+  });
+}
+
 }  // namespace
 
 struct Saver::Job {
@@ -51,8 +68,7 @@ struct Saver::Job {
   snapshot::MemoryLayer layer;
   std::optional<Child> child;
   struct Copy {
-    std::size_t disk;  // index in manifest.disks
-    UniqueFd file;
+    std::size_t disk;          // index in manifest.disks
     disk::CopiedDisk* source;  // null: cloned already
   };
   std::vector<Copy> copies;
@@ -152,12 +168,9 @@ Result<void> Saver::Job::second_step() {
   if (::fdatasync(memory_file.get()) < 0) return fail_errno("cannot sync the memory's file");
   manifest.memory_digest =
       TRY(snapshot::digest_of_sparse(memory_file.get(), manifest.memory_size()));
-  for (auto& copy : copies) {
-    auto& entry = manifest.disks[copy.disk];
+  for (const auto& copy : copies) {
     if (copy.source != nullptr) TRY(copy.source->copy_rest());
-    const int file = copy.source != nullptr ? copy.source->target() : copy.file.get();
-    if (::fdatasync(file) < 0) return fail_errno("cannot sync the copy of '{}'", entry.path);
-    entry.digest = TRY(snapshot::digest_of_sparse(file, entry.size));
+    TRY(snapshot::complete_entry(*writer, manifest.disks[copy.disk]));
   }
   sections.put(snapshot::kMemorySection, layer);
   const auto states = sections.to_bytes();
@@ -172,7 +185,8 @@ Saver::Saver(EventLoop& loop, std::string config_text)
 
 Saver::~Saver() { settle(); }
 
-void Saver::restored_from(std::string digest) {
+void Saver::restored_from(Machine& machine, std::string digest) {
+  for_each_disk(machine, [](const std::string&, disk::CopiedDisk& disk) { disk.start_record(); });
   tracked_ = std::move(digest);
   tracking_ = snapshot::Tracking::restored;
 }
@@ -218,6 +232,10 @@ Result<std::unique_ptr<Saver::Job>> Saver::begin(Machine& machine, const SaveReq
           "without --incremental",
           request.parent);
     }
+    if (job->parent->depth() == snapshot::kMaxDepth) {
+      return fail("'{}' builds on {} others already, no more are possible: merge it first",
+                  request.parent, snapshot::kMaxDepth - 1);
+    }
     job->parent_memory = TRY(job->parent->map_memory());
   }
   job->writer = TRY(snapshot::Writer::create(request.directory));
@@ -249,53 +267,40 @@ Result<std::unique_ptr<Saver::Job>> Saver::begin(Machine& machine, const SaveReq
   return job;
 }
 
-// Each writable disk is cloned, where the file system can, or copied from this moment on.
+// From this moment on each disk is copied, or (incremental) what was written to it; or it is
+// cloned, where the file system can.
 Result<void> Saver::copy_disks(Machine& machine, Job& job) {
   Result<void> result;
-  machine.devices().for_each([&](const std::string& name, virtio::Device& device) {
-    auto* block = dynamic_cast<virtio::BlockDevice*>(&device);
-    if (block == nullptr || !result) return;
-    const auto copy = [&]() -> Result<void> {
-      block->replace_disk([](std::unique_ptr<disk::Disk> disk) {
-        auto* earlier = dynamic_cast<disk::CopiedDisk*>(disk.get());
-        return earlier != nullptr ? earlier->take_inner() : std::move(disk);
-      });
-      auto& disk = block->disk();
-      std::error_code error;
-      snapshot::DiskEntry entry{
-          .device = name,
-          .path = std::filesystem::absolute(disk.name(), error).lexically_normal().string(),
-          .size = disk.info().size};
-      struct stat status{};
-      // Of one that came out of an archive there is no file to refer to.
-      if (disk.info().read_only && ::stat(disk.name().c_str(), &status) == 0) {
-        entry.modified_ns =
-            std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
-        job.manifest.disks.push_back(std::move(entry));
-        return {};
-      }
-      entry.file = name + ".img";
-      auto file = TRY(job.writer->create_file(entry.file));
-      Job::Copy made{job.manifest.disks.size(), UniqueFd(), nullptr};
-      job.manifest.disks.push_back(std::move(entry));
-      if (disk.plain_file() >= 0 && ::ioctl(file.get(), FICLONE, disk.plain_file()) == 0) {
-        made.file = std::move(file);
-      } else {
-        if (::ftruncate(file.get(), static_cast<off_t>(disk.info().size)) < 0) {
-          return fail_errno("cannot make room for the copy of disk '{}'", disk.name());
-        }
-        block->replace_disk([&](std::unique_ptr<disk::Disk> inner) {
-          auto copied = disk::CopiedDisk::over(std::move(inner), std::move(file));
-          made.source = copied.get();
-          return copied;
-        });
-      }
-      job.copies.push_back(std::move(made));
-      return {};
-    };
-    result = copy();
+  for_each_disk(machine, [&](const std::string& name, disk::CopiedDisk& disk) {
+    if (result) result = copy_disk(name, disk, job);
   });
   return result;
+}
+
+Result<void> Saver::copy_disk(const std::string& name, disk::CopiedDisk& disk, Job& job) {
+  std::error_code error;
+  auto& disks = job.manifest.disks;
+  auto& entry = disks.emplace_back(snapshot::DiskEntry{
+      .device = name,
+      .path = std::filesystem::absolute(disk.name(), error).lexically_normal().string(),
+      .size = disk.info().size});
+  struct stat status{};
+  // Of one that came out of an archive there is no file to refer to.
+  if (disk.info().read_only && ::stat(disk.name().c_str(), &status) == 0) {
+    entry.modified_ns =
+        std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    return {};
+  }
+  const auto* below = job.parent ? job.parent->manifest().disk(name) : nullptr;
+  const bool layer = below != nullptr && !below->file.empty();
+  auto target = layer
+                    ? TRY(snapshot::create_layer(*job.writer, entry, *job.manifest.parent, *below))
+                    : TRY(snapshot::create_copy(*job.writer, entry, disk.plain_file()));
+  job.copies.push_back({disks.size() - 1, target ? &disk : nullptr});
+  if (!target) return {};
+  using What = disk::CopiedDisk::What;
+  disk.begin(layer ? What::written : What::all, std::move(target));
+  return {};
 }
 
 // Writes the memory, or leaves it to a fork; from here on, written pages are known by themselves.
@@ -306,6 +311,8 @@ Result<void> Saver::find_pages(Machine& machine, Job& job) {
   }
   if (!job.request.stop) {
     tracked_.clear();
+    for_each_disk(*job.machine,
+                  [](const std::string&, disk::CopiedDisk& disk) { disk.start_record(); });
     if (const auto cleared = snapshot::clear_dirty(); cleared) {
       job.tracking = true;
       tracking_ = snapshot::Tracking::cleared;
@@ -328,17 +335,21 @@ void Saver::finish() {
     job->done(std::unexpected(result.error()));
     return;
   }
-  for (const auto& copy : job->copies) {
-    if (copy.source != nullptr) copy.source->release_target();
-  }
   if (job->tracking) tracked_ = job->digest;
   struct stat status{};
   (void)::fstat(job->memory_file.get(), &status);
+  std::int64_t disk_bytes = 0;
+  for (const auto& copy : job->copies) {
+    struct stat of_disk{};
+    const auto path = job->writer->path_of(job->manifest.disks[copy.disk].file);
+    if (::stat(path.c_str(), &of_disk) == 0) disk_bytes += std::int64_t{of_disk.st_blocks} * 512;
+  }
   nlohmann::json json = {{"directory", job->writer->directory()},
                          {"digest", job->digest},
                          {"pause_ms", milliseconds(job->paused)},
                          {"total_ms", milliseconds(Clock::now() - job->begun)},
                          {"memory_bytes", std::int64_t{status.st_blocks} * 512},
+                         {"disk_bytes", disk_bytes},
                          {"incremental", job->parent != nullptr},
                          {"live", job->request.live}};
   job->done(json.dump());

@@ -26,6 +26,10 @@
 #include "src/hypervisor/snapshot/memory_layer.h"
 #include "src/hypervisor/snapshot/writer.h"
 
+namespace vmm::disk {
+class CopiedDisk;
+}
+
 namespace vmm {
 
 struct SaveRequest {
@@ -44,8 +48,11 @@ class Saver {
   Saver(EventLoop& loop, std::string config_text);
   ~Saver();  // settles
 
-  // The machine's memory came from the snapshot of that digest: incremental ones may build on it.
-  void restored_from(std::string digest);
+  // The machine, suspended yet, came from the snapshot of that digest: incremental ones may build
+  // on it.
+  void restored_from(Machine& machine, std::string digest);
+  // Another machine has taken its place: nothing is known of it.
+  void forget() { tracked_.clear(); }
 
   void save(Machine& machine, const SaveRequest& request, Done done);
   // Waits for the second step, if there is one, and calls its Done.
@@ -57,13 +64,16 @@ class Saver {
   struct Job;
   Result<std::unique_ptr<Job>> begin(Machine& machine, const SaveRequest& request);
   Result<void> copy_disks(Machine& machine, Job& job);
+  Result<void> copy_disk(const std::string& name, disk::CopiedDisk& disk, Job& job);
   Result<void> find_pages(Machine& machine, Job& job);
   void track(const Job& job);
   void finish();
 
   EventLoop& loop_;
   const std::string config_text_;
-  std::string tracked_;  // digest of the snapshot since which written pages are known; empty: none
+  // Digest of the snapshot since which it is known what was written to memory and disks; empty:
+  // none.
+  std::string tracked_;
   snapshot::Tracking tracking_ = snapshot::Tracking::restored;
   std::unique_ptr<Job> job_;  // of the second step
   std::uint64_t jobs_ = 0;    // so far

@@ -95,7 +95,7 @@ Result<void> Session::create_machine() {
       {.memory = std::move(provided.memory), .sections = snapshot->take_sections()});
   if (!machine) return fail("snapshot '{}': {}", snapshot->path(), machine.error().message());
   machine_ = std::move(*machine);
-  saver_->restored_from(snapshot->digest());
+  saver_->restored_from(*machine_, snapshot->digest());
   if (const auto* reader = dynamic_cast<snapshot::Reader*>(snapshot.get()); reader != nullptr) {
     watch_working_set(*reader);
   }
@@ -226,7 +226,7 @@ void Session::on_end(End how, const std::string& text) {
 
 void Session::reboot() {
   saver_->settle();
-  saver_->restored_from("");  // nothing is known of the new machine's pages
+  saver_->forget();
   prefetcher_.reset();
   machine_.reset();
   pages_.reset();

@@ -1,5 +1,5 @@
-// Walks what is not zero of a file or of a guest's memory, in chunks of 64 KiB: the unit of a
-// sparse digest. `visit(number, bytes) -> Result<void>` is called in ascending order; the last
+// Walks what is not zero of a file, of a disk or of a guest's memory, in chunks of 64 KiB: the unit
+// of a sparse digest. `visit(number, bytes) -> Result<void>` is called in ascending order; the last
 // chunk may be shorter.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "devices/backend/disk/qcow2/chain.h"
 #include "src/base/unique_fd.h"
 #include "src/base/zero.h"
 #include "src/hypervisor/memory/guest_memory.h"
@@ -31,6 +32,39 @@ Result<void> for_each_chunk(int fd, std::uint64_t size, Visit visit) {
     if (at >= size) break;
     const auto chunk = std::span(buffer).first(std::min(kChunk, size - at));
     TRY(read_exact_at(fd, chunk, at));
+    if (!is_zero(chunk)) TRY(visit(at / kChunk, std::span<const std::byte>(chunk)));
+    at += chunk.size();
+  }
+  return {};
+}
+
+// Of a disk's file and those behind it.
+template <typename Visit>
+Result<void> for_each_chunk(disk::qcow2::Chain& chain, Visit visit) {
+  using disk::qcow2::Extent;
+  std::vector<std::byte> buffer(kChunk);
+  const auto failed = [&](int error, std::uint64_t at) {
+    return fail_errno_text(error, fmt::format("cannot read disk '{}' at {}", chain.name(), at));
+  };
+  for (std::uint64_t at = 0; at < chain.size();) {
+    const auto location = chain.locate(at, chain.size() - at);
+    if (!location) return failed(location.error(), at);
+    const auto& extent = location->extent;
+    std::uint64_t zeroes = extent.kind == Extent::Kind::zero ? extent.length : 0;
+    if (extent.kind == Extent::Kind::data && chain.is_raw_layer(location->layer)) {
+      const auto host = static_cast<off_t>(extent.host);
+      const off_t data = ::lseek(chain.file(location->layer).fd(), host, SEEK_DATA);
+      if (data < 0 && errno == ENXIO) zeroes = extent.length;
+      if (data > host) zeroes = std::min(static_cast<std::uint64_t>(data - host), extent.length);
+    }
+    // To where a chunk begins: what is before it in that chunk may be something else.
+    if (at + zeroes == chain.size()) break;
+    if (const std::uint64_t next = (at + zeroes) / kChunk * kChunk; next > at) {
+      at = next;
+      continue;
+    }
+    const auto chunk = std::span(buffer).first(std::min(kChunk, chain.size() - at));
+    if (const int error = chain.read(at, chunk); error != 0) return failed(error, at);
     if (!is_zero(chunk)) TRY(visit(at / kChunk, std::span<const std::byte>(chunk)));
     at += chunk.size();
   }

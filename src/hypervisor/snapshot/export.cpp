@@ -1,6 +1,5 @@
 #include "src/hypervisor/snapshot/export.h"
 
-#include <sys/stat.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "src/hypervisor/snapshot/archive.h"
 #include "src/hypervisor/snapshot/chunks.h"
 #include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/merge.h"
 
 namespace vmm::snapshot {
@@ -197,26 +197,26 @@ class Exporter {
   }
 
   Result<void> add_disk(DiskEntry& disk) {
-    const auto file = TRY(open_file(reader_.disk_path(disk), O_RDONLY));
-    struct stat status{};
-    if (::fstat(file.get(), &status) < 0) return fail_errno("cannot examine '{}'", disk.path);
-    if (static_cast<std::uint64_t>(status.st_size) != disk.size) {
+    const DiskEntry stored = disk;
+    const auto chain = TRY(open_disk_file(reader_.disk_path(stored), stored));
+    if (chain->size() != disk.size) {
       return fail("disk '{}' has {} bytes in a file of {}: only a raw image can be exported",
-                  disk.path, disk.size, status.st_size);
+                  disk.path, disk.size, chain->size());
     }
-    const bool referred = disk.file.empty();
-    if (referred) {
-      disk.file = disk.device + ".img";
-      disk.modified_ns = 0;
+    if (stored.file.empty() || stored.layer) {
+      disk = {.device = stored.device,
+              .file = stored.device + ".img",
+              .path = stored.path,
+              .size = stored.size};
     }
     index_.files.push_back({disk.file, disk.size, {}});
     SparseDigest digest;
-    TRY(for_each_chunk(file.get(), disk.size, [&](std::uint64_t number, auto chunk) {
+    TRY(for_each_chunk(*chain, [&](std::uint64_t number, auto chunk) {
       digest.add(number, chunk);
       return add_pages(number * kChunk, chunk);
     }));
     auto found = digest.finish();
-    if (!referred && found != disk.digest) {
+    if (!disk.digest.empty() && found != disk.digest) {
       return fail("the digest of its file '{}' does not fit: it was altered", disk.file);
     }
     disk.digest = std::move(found);

@@ -7,6 +7,7 @@
 
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/seal.h"
+#include "src/hypervisor/snapshot/working_set.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -15,6 +16,7 @@ namespace {
 using json = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "vmm-snapshot";
+constexpr std::string_view kLayerFormat = "qcow2";
 constexpr std::size_t kMaxRanges = 1024;
 
 std::string dump(const json& root) {
@@ -24,7 +26,7 @@ std::string dump(const json& root) {
 json to_json(const Manifest& manifest) {
   json root;
   root["format"] = kFormat;
-  root["version"] = manifest.version;
+  root["version"] = manifest.version();
   root["architecture"] = manifest.architecture;
   root["program"] = manifest.program;
   if (manifest.parent) {
@@ -46,6 +48,10 @@ json to_json(const Manifest& manifest) {
       entry["modified_ns"] = disk.modified_ns;
     } else {
       entry["file"] = disk.file;
+      if (disk.layer) {
+        entry["format"] = kLayerFormat;
+        entry["file_size"] = disk.file_size;
+      }
       entry["digest"] = disk.digest;
     }
     root["disks"].push_back(std::move(entry));
@@ -58,12 +64,32 @@ json to_json(const Manifest& manifest) {
 Result<std::string> checked_name(const std::string& name) {
   const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
   const bool reserved = name == kManifestFile || name == kStateFile || name == kMemoryFile ||
-                        name == kSealFile || name.ends_with(".partial");
+                        name == kSealFile || name == kWorkingSetFile || name.ends_with(".partial");
   if (name.empty() || name.find('/') != std::string::npos || name.front() == '.' || reserved ||
       name.size() > 255 || std::ranges::any_of(name, is_control)) {
     return fail("'{}' is no name of a disk's file in a snapshot", name);
   }
   return name;
+}
+
+Result<DiskEntry> disk_from_json(const json& entry) {
+  DiskEntry disk;
+  disk.device = entry.at("device").get<std::string>();
+  disk.path = entry.at("path").get<std::string>();
+  disk.size = entry.at("size").get<std::uint64_t>();
+  if (!entry.contains("file")) {
+    disk.modified_ns = entry.at("modified_ns").get<std::int64_t>();
+    return disk;
+  }
+  disk.file = TRY(checked_name(entry["file"].get<std::string>()));
+  disk.digest = entry.at("digest").get<std::string>();
+  if (!entry.contains("format")) return disk;
+  if (entry["format"] != kLayerFormat) {
+    return fail("the format of its file '{}' is {}", disk.file, entry["format"].dump());
+  }
+  disk.layer = true;
+  disk.file_size = entry.at("file_size").get<std::uint64_t>();
+  return disk;
 }
 
 Result<Manifest> from_json(const json& root) {
@@ -92,19 +118,13 @@ Result<Manifest> from_json(const json& root) {
   }
   manifest.state_digest = root.at("state").at("digest").get<std::string>();
   for (const auto& entry : root.at("disks")) {
-    DiskEntry disk;
-    disk.device = entry.at("device").get<std::string>();
-    disk.path = entry.at("path").get<std::string>();
-    disk.size = entry.at("size").get<std::uint64_t>();
-    if (entry.contains("file")) {
-      disk.file = TRY(checked_name(entry["file"].get<std::string>()));
-      disk.digest = entry.at("digest").get<std::string>();
-    } else {
-      disk.modified_ns = entry.at("modified_ns").get<std::int64_t>();
-    }
+    auto disk = TRY(disk_from_json(entry));
     const auto same = [&](const DiskEntry& other) { return other.file == disk.file; };
     if (!disk.file.empty() && std::ranges::any_of(manifest.disks, same)) {
       return fail("two of its disks are the file '{}'", disk.file);
+    }
+    if (disk.layer && !manifest.parent) {
+      return fail("its file '{}' is a layer, but it has no parent", disk.file);
     }
     manifest.disks.push_back(std::move(disk));
   }
@@ -118,6 +138,13 @@ std::uint64_t Manifest::memory_size() const {
   std::uint64_t total = 0;
   for (const auto& range : memory) total += range.size;
   return total;
+}
+
+unsigned Manifest::version() const { return std::ranges::any_of(disks, &DiskEntry::layer) ? 2 : 1; }
+
+const DiskEntry* Manifest::disk(std::string_view device) const {
+  const auto found = std::ranges::find(disks, device, &DiskEntry::device);
+  return found == disks.end() ? nullptr : &*found;
 }
 
 std::string_view host_architecture() {
@@ -150,9 +177,9 @@ Result<Manifest> parse_manifest(const std::string& text) {
       return fail("it is not the manifest of a snapshot");
     }
     const auto version = root.at("version").get<unsigned>();
-    if (version != kFormatVersion) {
-      return fail("it has version {} of the format, this program reads version {}", version,
-                  kFormatVersion);
+    if (version < kFirstVersion || version > kLastVersion) {
+      return fail("it has version {} of the format, this program reads versions {} to {}", version,
+                  kFirstVersion, kLastVersion);
     }
     const auto digest = root.at("digest").get<std::string>();
     const std::string whole = dump(root);
@@ -160,7 +187,12 @@ Result<Manifest> parse_manifest(const std::string& text) {
     if (digest_of(dump(root)) != digest || whole != text) {
       return fail("its digest does not fit: the manifest was altered");
     }
-    return from_json(root);
+    auto manifest = TRY(from_json(root));
+    if (manifest.version() > version) {
+      return fail("it has version {} of the format, but what version {} added", version,
+                  manifest.version());
+    }
+    return manifest;
   } catch (const json::exception& error) {
     return fail("its manifest cannot be read: {}", error.what());
   }

@@ -15,7 +15,9 @@
 
 namespace vmm::snapshot {
 
-inline constexpr unsigned kFormatVersion = 1;
+// What is written: the lowest that says it all. Version 2 added layers of disks.
+inline constexpr unsigned kFirstVersion = 1;
+inline constexpr unsigned kLastVersion = 2;
 inline constexpr std::string_view kManifestFile = "manifest.json";
 inline constexpr std::string_view kStateFile = "state";
 inline constexpr std::string_view kMemoryFile = "memory";
@@ -27,7 +29,10 @@ struct DiskEntry {
   std::string path;    // where it was
   std::uint64_t size = 0;
   std::int64_t modified_ns = 0;  // of a file referred to: when it changed last
-  std::string digest;            // of a copy
+  std::string digest;            // of the file in the directory
+  // The file is a qcow2 image with what changed, over the parent's file for the same device.
+  bool layer = false;
+  std::uint64_t file_size = 0;  // of a layer's file
 };
 
 struct Parent {
@@ -36,7 +41,6 @@ struct Parent {
 };
 
 struct Manifest {
-  unsigned version = kFormatVersion;
   std::string architecture;
   std::string program;  // version of the vmm that made it
   std::string config;   // the machine's configuration, JSON text
@@ -47,6 +51,9 @@ struct Manifest {
   std::optional<Parent> parent;  // there is one: the memory file holds what changed since
 
   std::uint64_t memory_size() const;
+  unsigned version() const;
+  // Of the device; null: there is none.
+  const DiskEntry* disk(std::string_view device) const;
 };
 
 // This program's.

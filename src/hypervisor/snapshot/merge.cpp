@@ -6,6 +6,7 @@
 
 #include "src/hypervisor/snapshot/chunks.h"
 #include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/writer.h"
 
 namespace vmm::snapshot {
@@ -23,7 +24,7 @@ Result<std::string> merge_memory(const Reader& reader, const Writer& writer) {
   return digest_of_sparse(file.get(), size);
 }
 
-Result<void> merge_disk(const Reader& reader, const DiskEntry& disk, const Writer& writer) {
+Result<void> copy_disk(const Reader& reader, const DiskEntry& disk, const Writer& writer) {
   const auto from = TRY(open_file(reader.disk_path(disk), O_RDONLY));
   const auto to = TRY(writer.create_file(disk.file));
   if (const auto copied = copy_sparse(from.get(), to.get(), disk.size); !copied) {
@@ -34,6 +35,21 @@ Result<void> merge_disk(const Reader& reader, const DiskEntry& disk, const Write
     return fail("the digest of its file '{}' does not fit: it was altered", disk.file);
   }
   return {};
+}
+
+// A layer and what is behind it become a raw copy.
+Result<DiskEntry> merge_disk(const Reader& reader, const DiskEntry& disk, const Writer& writer) {
+  const auto chain = TRY(open_disk_file(reader.disk_path(disk), disk));
+  DiskEntry merged = disk;
+  merged.layer = false;
+  merged.file_size = 0;
+  auto target = TRY(create_copy(writer, merged, -1));
+  TRY(for_each_chunk(*chain, [&](std::uint64_t number, auto chunk) {
+    return target->write(number * kChunk, chunk);
+  }));
+  TRY(target->finish());
+  TRY(complete_entry(writer, merged));
+  return merged;
 }
 
 }  // namespace
@@ -82,8 +98,12 @@ Result<std::string> merge(const Reader& reader, const std::string& directory) {
   Manifest manifest = reader.manifest();
   manifest.parent.reset();
   manifest.memory_digest = TRY(merge_memory(reader, *writer));
-  for (const auto& disk : manifest.disks) {
-    if (!disk.file.empty()) TRY(merge_disk(reader, disk, *writer));
+  for (auto& disk : manifest.disks) {
+    if (disk.layer) {
+      disk = TRY(merge_disk(reader, disk, *writer));
+    } else if (!disk.file.empty()) {
+      TRY(copy_disk(reader, disk, *writer));
+    }
   }
   const auto state = TRY(complete_state(reader));
   manifest.state_digest = digest_of(state);

@@ -15,8 +15,8 @@ namespace vmm::snapshot {
 // The file `state` of the same machine without a parent.
 Result<std::vector<std::byte>> complete_state(const Reader& reader);
 
-// Memory composed, disks copied (as clones where the file system can), digests anew. Returns the
-// digest that names it. Read-only disks that are referred to stay so.
+// Memory and disks composed, complete disks copied (as clones where the file system can), digests
+// anew. Returns the digest that names it. Read-only disks that are referred to stay so.
 Result<std::string> merge(const Reader& reader, const std::string& directory);
 
 // The bytes of a file that are data, to a fresh one; holes stay holes.

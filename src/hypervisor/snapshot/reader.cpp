@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/seal.h"
 
 namespace vmm::snapshot {
@@ -21,6 +22,9 @@ Result<UniqueFd> open_file(const std::string& path) {
   if (!fd) return fail_errno("cannot open '{}'", path);
   return fd;
 }
+
+// The chain of images is that of snapshots, with one above that a machine writes to.
+static_assert(kMaxDepth < disk::qcow2::kMaxChain);
 
 std::int64_t nanoseconds(const timespec& time) {
   return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
@@ -67,6 +71,9 @@ Result<void> Reader::read(Verify verify, Hosts hosts, std::size_t depth) {
     }
     if (parent.manifest_.memory_size() != manifest_.memory_size()) {
       return fail("its parent has another size of memory");
+    }
+    for (const auto& disk : manifest_.disks) {
+      if (disk.layer) TRY(check_layer(disk, parent.manifest_));
     }
     layers_ = std::move(parent.layers_);
   }
@@ -117,7 +124,7 @@ Result<void> Reader::check_large_files(Verify verify) const {
                    verify));
   for (const auto& disk : manifest_.disks) {
     if (!disk.file.empty()) {
-      TRY(check_digest(disk.file, disk.size, disk.digest, verify));
+      TRY(check_digest(disk.file, disk.layer ? disk.file_size : disk.size, disk.digest, verify));
       continue;
     }
     struct stat status{};
@@ -127,6 +134,23 @@ Result<void> Reader::check_large_files(Verify verify) const {
     if (nanoseconds(status.st_mtim) != disk.modified_ns) {
       return fail("its read-only disk '{}' was changed since", disk.path);
     }
+  }
+  return {};
+}
+
+// What it names as its backing file would be opened: it must be the parent's, and nothing else.
+Result<void> Reader::check_layer(const DiskEntry& disk, const Manifest& parent) const {
+  const auto* below = parent.disk(disk.device);
+  if (below == nullptr || below->file.empty() || below->size != disk.size) {
+    return fail("its file '{}' does not fit the disks of its parent", disk.file);
+  }
+  const auto image = TRY(disk::qcow2::Chain::open(
+      {.path = disk_path(disk), .format = image_format(disk), .read_only = true},
+      disk::qcow2::Chain::Follow::none));
+  const auto& header = image->top().header();
+  if (header.size != disk.size || header.backing_path != backing_path(*manifest_.parent, *below) ||
+      header.backing_format != disk::qcow2::format_name(image_format(*below))) {
+    return fail("its file '{}' is not a layer over '{}' of its parent", disk.file, below->file);
   }
   return {};
 }

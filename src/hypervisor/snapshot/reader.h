@@ -40,7 +40,7 @@ class Reader : public Source {
                                               Hosts hosts = Hosts::this_one);
 
   const std::string& directory() const { return path(); }
-  // Of the disk's copy, or of the file referred to.
+  // Of the disk's copy or layer, or of the file referred to.
   std::string disk_path(const DiskEntry& disk) const;
   // How many snapshots this one is composed of.
   std::size_t depth() const { return layers_.size(); }
@@ -67,6 +67,7 @@ class Reader : public Source {
   Result<void> read(Verify verify, Hosts hosts, std::size_t depth);
   Result<MemoryLayer> read_state();
   Result<void> check_large_files(Verify verify) const;
+  Result<void> check_layer(const DiskEntry& disk, const Manifest& parent) const;
   Result<void> check_digest(const std::string& file, std::uint64_t size, const std::string& digest,
                             Verify verify) const;
 

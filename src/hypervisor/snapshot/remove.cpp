@@ -32,7 +32,8 @@ Result<std::vector<std::string>> files_of(const std::string& directory) {
     const auto name = entry.path().filename().string();
     const bool essential = name == kManifestFile || name == kStateFile || name == kMemoryFile;
     // Without a manifest (an earlier removal was interrupted) disks are known by their names.
-    const bool disk = std::ranges::find(disks, name) != disks.end() || name.ends_with(".img");
+    const bool disk = std::ranges::find(disks, name) != disks.end() || name.ends_with(".img") ||
+                      name.ends_with(".qcow2");
     const bool beside = name == kSealFile || name == kWorkingSetFile || name == kWorkingSetPartial;
     if ((!essential && !disk && !beside) || !entry.is_regular_file(error)) {
       return fail("'{}' has '{}' in it, which is no part of a snapshot; nothing was removed",

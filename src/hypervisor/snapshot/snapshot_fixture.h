@@ -11,10 +11,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/reader.h"
 #include "src/hypervisor/snapshot/writer.h"
 
@@ -88,17 +90,42 @@ class SnapshotTest : public ::testing::Test {
     if (!read_only_disk_.empty()) manifest.disks.push_back(TRY(referred_disk()));
     manifest.state_digest = digest_of(bytes);
     TRY(writer->write_file(kStateFile, bytes));
-    const std::string disk = disk_;
-    TRY(writer->write_file("disk0.img", std::as_bytes(std::span(disk.data(), disk.size()))));
-    const UniqueFd disk_fd(::open(writer->path_of("disk0.img").c_str(), O_RDONLY | O_CLOEXEC));
+    manifest.disks.push_back(
+        TRY(parent.empty() ? copied_disk(*writer) : layer_of_disk(*writer, *manifest.parent)));
+    return writer->publish(manifest);
+  }
+
+  Result<DiskEntry> copied_disk(const Writer& writer) const {
     DiskEntry entry;
     entry.device = "blk0";
     entry.file = "disk0.img";
     entry.path = "root.img";
-    entry.size = disk.size();
-    entry.digest = TRY(digest_of_sparse(disk_fd.get(), disk.size()));
-    manifest.disks.push_back(std::move(entry));
-    return writer->publish(manifest);
+    entry.size = disk_.size();
+    TRY(writer.write_file(entry.file, std::as_bytes(std::span(disk_))));
+    TRY(complete_entry(writer, entry));
+    return entry;
+  }
+  // The chunks that are not what they are in the parent.
+  Result<DiskEntry> layer_of_disk(const Writer& writer, const Parent& parent) const {
+    const auto reader =
+        TRY(Reader::open(root_ + "/" + parent.path.substr(3), Verify::sealed, Hosts::any));
+    const auto* below = reader->manifest().disk("blk0");
+    const auto chain = TRY(open_disk_file(reader->disk_path(*below), *below));
+    DiskEntry entry;
+    entry.device = "blk0";
+    entry.path = "root.img";
+    entry.size = disk_.size();
+    const auto target = TRY(create_layer(writer, entry, parent, *below));
+    const std::size_t step = disk::CopiedDisk::kChunk;
+    for (std::size_t at = 0; at < disk_.size(); at += step) {
+      const auto now = disk_.substr(at, step);
+      std::string before(now.size(), '?');
+      if (chain->read(at, std::as_writable_bytes(std::span(before))) != 0) return fail("read");
+      if (now != before) TRY(target->write(at, std::as_bytes(std::span(now))));
+    }
+    TRY(target->finish());
+    TRY(complete_entry(writer, entry));
+    return entry;
   }
 
   // The manifest's words for a disk that is only referred to.

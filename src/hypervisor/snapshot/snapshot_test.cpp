@@ -1,3 +1,9 @@
+#include "devices/backend/disk/qcow2/layer.h"
+#include "src/hypervisor/snapshot/catalog.h"
+#include "src/hypervisor/snapshot/chunks.h"
+#include "src/hypervisor/snapshot/export.h"
+#include "src/hypervisor/snapshot/import.h"
+#include "src/hypervisor/snapshot/merge.h"
 #include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
 
@@ -124,11 +130,17 @@ TEST_F(SnapshotTest, RefusesAnotherVersionAndArchitecture) {
   fs::create_directory(path("vax"));
   std::ofstream(path("vax") + "/manifest.json") << text;
   EXPECT_NE(refusal("vax").find("it is of an vax machine"), std::string::npos) << refusal("vax");
-  manifest.version = 7;
-  const auto other = parse_manifest(to_text(manifest));
-  ASSERT_FALSE(other);
-  EXPECT_EQ(other.error().message(),
-            "it has version 7 of the format, this program reads version 1");
+  const auto of_version = [&](const std::string& version) {
+    auto other = text;
+    const std::string wanted = "\"version\": 1";
+    other.replace(other.find(wanted), wanted.size(), "\"version\": " + version);
+    const auto parsed = parse_manifest(other);
+    return parsed ? "" : parsed.error().message();
+  };
+  for (const char* version : {"0", "7"}) {
+    EXPECT_EQ(of_version(version), std::string("it has version ") + version +
+                                       " of the format, this program reads versions 1 to 2");
+  }
 }
 
 TEST_F(SnapshotTest, RefusesNamesThatLeadElsewhere) {
@@ -193,6 +205,136 @@ TEST_F(SnapshotTest, DirtyPagesAreThoseWritten) {
   }
   EXPECT_TRUE(std::ranges::find(dirty, 2 * kPage) != dirty.end());
   EXPECT_LT(huge, (2u << 20) / kPage) << "not all";
+}
+
+// ---- disks in layers
+
+class LayerTest : public SnapshotTest {
+ protected:
+  LayerTest() {
+    disk_ = std::string(5 * kChunk + 1536, 'a');
+    EXPECT_TRUE(save("base"));
+    disk_.replace(kChunk + 5, 3, "new").replace(3 * kChunk, kChunk, kChunk, '\0');
+    disk_.back() = 'z';
+    EXPECT_TRUE(save("next", "base", {}));
+  }
+  std::string content(const std::string& name) {
+    const auto reader = Reader::open(path(name), Verify::all);
+    if (!reader) return reader.error().message();
+    const auto& entry = (*reader)->manifest().disks.at(0);
+    const auto chain = open_disk_file((*reader)->disk_path(entry), entry);
+    if (!chain) return chain.error().message();
+    std::string bytes((*chain)->size(), '?');
+    EXPECT_EQ((*chain)->read(0, std::as_writable_bytes(std::span(bytes))), 0);
+    return bytes;
+  }
+  // Writes the manifest anew, its digest too, as somebody might who means harm.
+  void forge(const std::string& name, const std::function<void(Manifest&)>& change) {
+    const std::string file = path(name) + "/manifest.json";
+    auto manifest = parse_manifest(*read_text_file(file)).value();
+    change(manifest);
+    std::ofstream(file) << to_text(manifest);
+  }
+  std::uint64_t allocated(const std::string& file) {
+    struct stat status{};
+    EXPECT_EQ(::stat(path(file).c_str(), &status), 0);
+    return static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+};
+
+TEST_F(LayerTest, HasWhatChangedOverTheParents) {
+  EXPECT_TRUE(content("next") == disk_);
+  const auto entry = examine(path("next"));
+  ASSERT_TRUE(entry);
+  EXPECT_EQ(entry->manifest.version(), 2);
+  EXPECT_EQ(examine(path("base"))->manifest.version(), 1);
+  disk_.replace(kChunk, 3, "top");
+  ASSERT_TRUE(save("last", "next", {}));
+  EXPECT_TRUE(content("last") == disk_);
+}
+
+TEST_F(LayerTest, TakesRoomForWhatChanged) {
+  disk_.assign(64u << 20, 'l');
+  ASSERT_TRUE(save("large"));
+  disk_.replace(40u << 20, 2 * kChunk, 2 * kChunk, 'n');
+  ASSERT_TRUE(save("small", "large", {}));
+  EXPECT_LT(allocated("small/blk0.qcow2"), 10 * kChunk);
+}
+
+TEST_F(LayerTest, RefusesWhatWasAlteredCutOrIsMissing) {
+  const std::string file = path("next") + "/blk0.qcow2";
+  const auto size = fs::file_size(file);
+  for (const std::uint64_t at : {std::uint64_t{40}, size / 2, size - 1}) {
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekg(static_cast<std::streamoff>(at));
+    const int byte = stream.get();
+    const auto put = [&](int value) {
+      stream.seekp(static_cast<std::streamoff>(at));
+      stream.put(static_cast<char>(value));
+      stream.flush();
+    };
+    put(byte ^ 1);
+    EXPECT_NE(refusal("next").find("its file 'blk0.qcow2'"), std::string::npos) << refusal("next");
+    put(byte);
+    EXPECT_EQ(refusal("next"), "");
+  }
+  fs::resize_file(file, size + 65536);
+  EXPECT_NE(refusal("next").find("bytes instead of"), std::string::npos);
+  fs::remove(file);
+  EXPECT_NE(refusal("next").find("blk0.qcow2"), std::string::npos);
+}
+
+// Whatever the image names would be opened and shown to the guest.
+TEST_F(LayerTest, RefusesALayerOverAnythingButItsParentsDisk) {
+  std::ofstream(path("secret")) << std::string(disk_.size(), 's');
+  const std::string file = path("next") + "/blk0.qcow2";
+  for (const auto& elsewhere : {path("secret"), std::string("../secret")}) {
+    fs::remove(file);
+    std::ofstream(file).close();
+    auto target = disk::qcow2::copy_to_layer({.path = file,
+                                              .size = disk_.size(),
+                                              .backing_path = elsewhere,
+                                              .backing_format = disk::ImageFormat::raw});
+    ASSERT_TRUE(target);
+    ASSERT_TRUE((*target)->finish());
+    forge("next", [&](Manifest& manifest) {
+      const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+      auto& entry = manifest.disks[0];
+      entry.file_size = fs::file_size(file);
+      entry.digest = digest_of_sparse(fd.get(), entry.file_size).value();
+    });
+    EXPECT_NE(refusal("next").find("is not a layer over 'disk0.img' of its parent"),
+              std::string::npos)
+        << refusal("next");
+  }
+}
+
+TEST_F(LayerTest, RefusesAManifestThatDoesNotFit) {
+  forge("next", [](Manifest& manifest) { manifest.disks[0].size -= 512; });
+  EXPECT_NE(refusal("next").find("does not fit the disks of its parent"), std::string::npos)
+      << refusal("next");
+  forge("next", [](Manifest& manifest) { manifest.parent.reset(); });
+  EXPECT_NE(refusal("next").find("is a layer, but it has no parent"), std::string::npos)
+      << refusal("next");
+}
+
+TEST_F(LayerTest, MergesAndExportsToWhatACompleteSnapshotIs) {
+  ASSERT_TRUE(save("whole"));
+  const auto reader = Reader::open(path("next"));
+  ASSERT_TRUE(reader);
+  const auto merged = merge(**reader, path("merged"));
+  ASSERT_TRUE(merged) << merged.error().message();
+  EXPECT_TRUE(content("merged") == disk_);
+  EXPECT_FALSE(examine(path("merged"))->manifest.disks[0].layer);
+  const auto digest = [&](const std::string& name) {
+    return examine(path(name))->manifest.disks[0].digest;
+  };
+  EXPECT_EQ(digest("merged"), digest("whole"));
+  ASSERT_TRUE(export_snapshot(**reader, path("next.vmm"), {}));
+  const auto imported = import_archive(path("next.vmm"), path("imported"), {});
+  ASSERT_TRUE(imported) << imported.error().message();
+  EXPECT_EQ(*imported, *merged);
+  EXPECT_TRUE(content("imported") == disk_);
 }
 
 }  // namespace

@@ -42,7 +42,8 @@ class Chain {
 
   std::uint64_t size() const { return size_; }
   const std::string& name() { return file(0).name(); }
-  bool is_raw() const { return layers_[0].image == nullptr; }
+  bool is_raw() const { return is_raw_layer(0); }
+  bool is_raw_layer(std::size_t layer) const { return layers_[layer].image == nullptr; }
   // Not of a raw file.
   Image& top() { return *layers_[0].image; }
   const Image& top() const { return *layers_[0].image; }

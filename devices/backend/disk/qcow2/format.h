@@ -21,7 +21,7 @@ inline constexpr std::uint64_t kMaxL1Bytes = 32u << 20;
 inline constexpr std::uint64_t kMaxRefcountTableBytes = 8u << 20;
 inline constexpr std::uint64_t kMaxSnapshots = 65536;
 inline constexpr std::size_t kMaxBackingName = 1023;
-inline constexpr std::size_t kMaxChain = 64;
+inline constexpr std::size_t kMaxChain = 65;  // a disk over 64 layers
 
 // Offsets of header fields that are written one by one.
 inline constexpr std::uint64_t kRefcountTableField = 48;  // offset (8), then clusters (4)

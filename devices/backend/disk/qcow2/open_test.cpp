@@ -155,16 +155,16 @@ TEST_F(OpenTest, RefusesChainsThatHaveNoEnd) {
 
 TEST_F(OpenTest, RefusesChainsThatAreTooLong) {
   make("0");
-  for (int i = 1; i < 64; ++i) {
+  for (int i = 1; i < 65; ++i) {
     make(std::to_string(i),
          {.backing_path = std::to_string(i - 1), .backing_format = ImageFormat::qcow2});
   }
-  EXPECT_EQ(open_error({.path = directory_.path() + "/63"}), "no error");
-  const auto path = directory_.path() + "/64";
+  EXPECT_EQ(open_error({.path = directory_.path() + "/64"}), "no error");
+  const auto path = directory_.path() + "/65";
   const auto made =
-      create_image({.path = path, .backing_path = "63", .backing_format = ImageFormat::qcow2});
+      create_image({.path = path, .backing_path = "64", .backing_format = ImageFormat::qcow2});
   ASSERT_TRUE(made) << made.error().message();
-  EXPECT_SENTENCE(open_error({.path = path}), "more than 63 backing files");
+  EXPECT_SENTENCE(open_error({.path = path}), "more than 64 backing files");
 }
 
 TEST_F(OpenTest, SaysWhichBackingFileIsWrong) {

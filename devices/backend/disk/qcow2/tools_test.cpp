@@ -13,6 +13,7 @@
 #include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/qcow2/image_info.h"
 #include "devices/backend/disk/qcow2/image_test_support.h"
+#include "devices/backend/disk/qcow2/layer.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
@@ -354,6 +355,43 @@ TEST_F(ToolsTest, InfoTellsTheChainAndWhatIsMissingInIt) {
   EXPECT_EQ(info->backing[1].format, ImageFormat::raw);
   ASSERT_EQ(::unlink(path("base").c_str()), 0);
   EXPECT_SENTENCE(describe_image(path("b"))->backing_error, "base' does not exist");
+}
+
+// ---- layers
+
+TEST_F(ToolsTest, ALayerHidesWhatIsBehindItWithZeroesToo) {
+  constexpr std::size_t kChunk = CopiedDisk::kChunk;
+  constexpr std::size_t kSize = 5 * kChunk + 1536;
+  const std::string below(kSize, 'b');
+  std::ofstream(path("below"), std::ios::binary) << below;
+  std::filesystem::create_directory(path("in"));
+  std::ofstream(path("in/layer"));
+  auto target = copy_to_layer({.path = path("in/layer"),
+                               .size = kSize,
+                               .backing_path = "../below",
+                               .backing_format = ImageFormat::raw});
+  ASSERT_TRUE(target) << target.error().message();
+  const std::string data(kChunk, 'd'), zeroes(kChunk, '\0');
+  const auto write = [&](std::size_t chunk, const std::string& bytes) {
+    const auto written = (*target)->write(chunk * kChunk, std::as_bytes(std::span(bytes)));
+    EXPECT_TRUE(written) << written.error().message();
+  };
+  write(3, data);
+  write(1, zeroes);
+  write(5, data.substr(0, 1536));
+  const auto finished = (*target)->finish();
+  ASSERT_TRUE(finished) << finished.error().message();
+  target->reset();
+  std::string wanted = below;
+  wanted.replace(3 * kChunk, kChunk, data).replace(kChunk, kChunk, zeroes);
+  wanted.replace(5 * kChunk, 1536, data, 0, 1536);
+  const auto disk = DrivenDisk::open({.path = path("in/layer"), .read_only = true});
+  ASSERT_NE(disk, nullptr);
+  EXPECT_TRUE(disk->read(0, kSize) == wanted);
+  expect_clean(path("in/layer"));
+  if (!test::have_qemu_img()) return;
+  std::ofstream(path("wanted"), std::ios::binary) << wanted;
+  qemu_img("compare -f qcow2 -F raw " + path("in/layer") + " " + path("wanted"));
 }
 
 }  // namespace
