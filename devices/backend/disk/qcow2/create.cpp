@@ -9,6 +9,9 @@
 namespace vmm::disk::qcow2 {
 namespace {
 
+// A file system's holes are not smaller.
+constexpr std::uint64_t kHole = 4096;
+
 // Header, refcount table, refcount blocks, L1 table, in this order.
 struct Layout {
   std::uint64_t table = 0;  // clusters
@@ -92,17 +95,22 @@ Result<void> write_empty_image(int fd, const CreateOptions& options) {
   header.l1_offset = (1 + layout.table + layout.blocks) * cluster;
   const auto first = TRY(encode_header(header));
 
-  std::vector<std::byte> table(layout.table * cluster), blocks(layout.blocks * cluster);
+  // What is zero stays a hole: a layer that holds little takes little.
+  const auto used = [&](std::uint64_t bytes, std::uint64_t clusters) {
+    return std::min(round_up(bytes, kHole), clusters * cluster);
+  };
+  std::vector<std::byte> table(used(layout.blocks * 8, layout.table));
+  std::vector<std::byte> blocks(used(layout.total() * 2, layout.blocks));
   for (std::uint64_t i = 0; i < layout.blocks; ++i) {
     store(&table[i * 8], (1 + layout.table + i) * cluster);
   }
   for (std::uint64_t i = 0; i < layout.total(); ++i) store(&blocks[i * 2], std::uint16_t{1});
-  TRY(write_all_at(fd, blocks, (1 + layout.table) * cluster));
-  TRY(write_all_at(fd, table, cluster));
-  TRY(write_all_at(fd, first, 0));
   if (::ftruncate(fd, static_cast<off_t>(layout.total() * cluster)) < 0) {
     return fail_errno("cannot extend the file");
   }
+  TRY(write_all_at(fd, blocks, (1 + layout.table) * cluster));
+  TRY(write_all_at(fd, table, cluster));
+  TRY(write_all_at(fd, first, 0));
   return {};
 }
 

@@ -248,7 +248,6 @@ Result<std::vector<std::byte>> encode_header(const Header& header) {
     return fail("the backing file's name of {} bytes has no room in a header of {}",
                 header.backing_path.size(), header.cluster_size());
   }
-  bytes.resize(header.cluster_size());
   return bytes;
 }
 
