@@ -1,9 +1,10 @@
-// Bytes of version 1 that this and every later program reads: tests/data/snapshot-v1, a snapshot,
-// and tests/data/snapshot-v1.vmm, an archive of it. Made once, by these tests themselves:
+// Bytes that this and every later program reads: tests/data/snapshot-v1, a snapshot of version 1,
+// tests/data/snapshot-v1.vmm, an archive of it, and tests/data/snapshot-v2, an incremental one over
+// the first, of version 2. Made once, by these tests themselves:
 //
 //   VMM_MAKE_GOLDEN=tests/data build/src/hypervisor/snapshot/snapshot_test --gtest_filter=Golden*
 //
-// They are made anew for a new version only, beside those of version 1.
+// A new version has others beside these, which stay as they are.
 #include "src/hypervisor/snapshot/export.h"
 #include "src/hypervisor/snapshot/import.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
@@ -47,6 +48,40 @@ class GoldenTest : public SnapshotTest {
     return writer->publish(manifest);
   }
 
+  // Over snapshot-v1 beside it: one page of the memory, the disk's only chunk.
+  static Result<void> make_second(const std::string& directory) {
+    const auto parent_path = fs::path(directory).parent_path().string() + "/snapshot-v1";
+    const auto parent = TRY(Reader::open(parent_path, Verify::sealed, Hosts::any));
+    const auto memory = TRY(parent->map_memory());
+    const auto before = TRY(parent->map_memory());
+    fill(*memory, GuestAddress{3 * kPage}, 'n');
+    const auto writer = TRY(Writer::create(directory));
+    Manifest manifest = parent->manifest();
+    manifest.parent = Parent{"../snapshot-v1", parent->digest()};
+    const auto file = TRY(writer->create_file(kMemoryFile));
+    if (::ftruncate(file.get(), static_cast<off_t>(manifest.memory_size())) < 0) {
+      return fail_errno("truncate");
+    }
+    MemoryLayer layer{.complete = false, .extents = {}};
+    const std::array<Extent, 1> all = {Extent{0, manifest.memory_size()}};
+    layer.extents = TRY(write_changed_pages(*memory, *before, all, file.get()));
+    manifest.memory_digest = TRY(digest_of_sparse(file.get(), manifest.memory_size()));
+    state::Sections sections;
+    sections.put("example", Example{0x01020305});
+    sections.put(kMemorySection, layer);
+    const auto state = sections.to_bytes();
+    manifest.state_digest = digest_of(state);
+    TRY(writer->write_file(kStateFile, state));
+    auto& disk = manifest.disks[0];
+    const DiskEntry below = disk;
+    const auto target = TRY(create_layer(*writer, disk, *manifest.parent, below));
+    const std::string content(below.size, 'n');
+    TRY(target->write(0, std::as_bytes(std::span(content))));
+    TRY(target->finish());
+    TRY(complete_entry(*writer, disk));
+    return writer->publish(manifest);
+  }
+
   static void check(const std::string& directory) {
     auto reader = Reader::open(directory, Verify::all, Hosts::any);
     ASSERT_TRUE(reader) << reader.error().message();
@@ -74,6 +109,7 @@ class GoldenTest : public SnapshotTest {
       "e392c33f813b1ee680cb57cda5e54b1618d50b9fd18f16c1820c290cdcab73aa";
   const std::string snapshot_ = std::string(VMM_TEST_DATA) + "/snapshot-v1";
   const std::string archive_ = snapshot_ + ".vmm";
+  const std::string second_ = std::string(VMM_TEST_DATA) + "/snapshot-v2";
 };
 
 TEST_F(GoldenTest, ReadsTheSnapshotOfVersion1) { check(snapshot_); }
@@ -97,6 +133,34 @@ TEST_F(GoldenTest, WritesTheSameBytes) {
   }
   for (const std::string file : {"manifest.json", "state", "memory", "blk0.img"}) {
     EXPECT_EQ(content(made + "/" + file), content(snapshot_ + "/" + file)) << file;
+  }
+}
+
+TEST_F(GoldenTest, ReadsTheSnapshotOfVersion2) {
+  auto reader = Reader::open(second_, Verify::all, Hosts::any);
+  ASSERT_TRUE(reader) << reader.error().message();
+  const auto memory = (*reader)->map_memory();
+  ASSERT_TRUE(memory) << memory.error().message();
+  EXPECT_EQ(first_byte(**memory, kPage), 'g');
+  EXPECT_EQ(first_byte(**memory, 3 * kPage), 'n');
+  const auto& entry = (*reader)->manifest().disks.at(0);
+  EXPECT_TRUE(entry.layer);
+  const auto chain = open_disk_file((*reader)->disk_path(entry), entry);
+  ASSERT_TRUE(chain) << chain.error().message();
+  std::string bytes(1536, '?');
+  ASSERT_EQ((*chain)->read(0, std::as_writable_bytes(std::span(bytes))), 0);
+  EXPECT_EQ(bytes, std::string(1536, 'n'));
+}
+
+TEST_F(GoldenTest, WritesTheSameBytesOfVersion2) {
+  const char* target = std::getenv("VMM_MAKE_GOLDEN");
+  const std::string made = target != nullptr ? std::string(target) + "/snapshot-v2" : path("made");
+  if (target == nullptr) fs::copy(snapshot_, path("snapshot-v1"));
+  const auto result = make_second(made);
+  ASSERT_TRUE(result) << result.error().message();
+  if (target != nullptr) fs::remove(made + "/seal");
+  for (const std::string file : {"manifest.json", "state", "memory", "blk0.qcow2"}) {
+    EXPECT_EQ(content(made + "/" + file), content(second_ + "/" + file)) << file;
   }
 }
 
