@@ -13,7 +13,7 @@ UNIT = "MiB; seconds; counts"
 LESS_IS_BETTER = True
 COPIES = 50
 GUEST = ("mount -o remount,size=220M /tmp; head -c 209715200 /dev/urandom >/tmp/held; i=0; while read -t 3 line || true; do i=$((i+1)); "
-         "echo tick $i $(date +%s) $(head -c 8 /dev/urandom | od -An -tx1 | tr -d ' '); done")
+         "r=$(head -c 8 /dev/urandom | od -An -tx1 | tr -d ' '); echo tick $i $r $EPOCHREALTIME; done")
 
 
 def available():
@@ -27,9 +27,14 @@ def private(pid):
 
 
 def last_line(path):
-    with open(path, encoding="utf-8", errors="replace") as console:
-        lines = re.findall(r"^tick (\d+) (\d+) ([0-9a-f]{16})$", console.read(), re.M)
-    return lines[-1] if lines else None
+    """(its random number, how many seconds its clock differs from the time at which it came); None: there is none, or it is not whole."""
+    with open(path, "rb") as console:
+        text = console.read()
+        came = os.fstat(console.fileno())
+    found = re.findall(rb"^tick \d+ ([0-9a-f]{16}) ([0-9.]+)\r?$", text, re.M)
+    if not found or not text.endswith(b"\n") or came.st_size != len(text):
+        return None
+    return found[-1][0], abs(came.st_mtime - float(found[-1][1]))
 
 
 def run(environment):
@@ -51,7 +56,7 @@ def run(environment):
             while len(answers) < len(copies) and time.monotonic() < deadline:
                 for copy in copies:
                     if copy["pid"] not in answers and (line := last_line(copy["console"])):
-                        answers[copy["pid"]] = (line, abs(os.stat(copy["console"]).st_mtime - int(line[1])))
+                        answers[copy["pid"]] = line
                 time.sleep(0.2)
             shared = sum(private(copy["pid"]) for copy in copies)
             left = before - available() - saved
@@ -59,7 +64,7 @@ def run(environment):
             yield "private memory of a copy, MiB", "vmm", shared / COPIES
             yield "memory of the host that a copy takes, MiB", "vmm", left / COPIES
             yield "copies that answer", "vmm", len(answers)
-            yield "different random numbers", "vmm", len({line[2] for line, _ in answers.values()})
+            yield "different random numbers", "vmm", len({number for number, _ in answers.values()})
             yield "largest error of a clock, seconds", "vmm", max(error for _, error in answers.values())
         finally:
             for copy in copies:

@@ -16,7 +16,7 @@ HOST_DIED = 125  # tools/test-host's exit code for it
 HOSTS = 3  # that are tried
 # Each a module with: NATIVE (runs here rather than on the test host), UNIT, LESS_IS_BETTER, and
 # run(environment) -> iterator of (row, peer name, value), called once a repetition.
-NAMES = ["boot", "stock-boot", "memory", "start", "block", "net", "balloon", "restore", "forks", "export"]
+NAMES = ["boot", "stock-boot", "memory", "start", "block", "net", "balloon", "save", "restore", "forks", "export"]
 
 
 def module(name):
