@@ -170,6 +170,9 @@ def scratch_keeps_the_file(t):
             t.equal(machine.run("head -c 6 /dev/vda"), "before")
             machine.run(f"echo -n after{i} >/dev/vda; sync; echo 3 >/proc/sys/vm/drop_caches")
             t.equal(machine.run("head -c 6 /dev/vda"), f"after{i}")
+        machines[0].console.send("reboot -f\n")
+        machines[0].console.expect("vmm-guest: init up")
+        t.equal(machines[0].run("head -c 6 /dev/vda"), "after0", "after a reboot")
         for machine in machines:
             machine.power_off()
     with open(disk, "rb") as file:

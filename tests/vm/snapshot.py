@@ -702,6 +702,44 @@ def with_feature(t, saved, changed, flag, bit):
 
 
 @test
+def reboot_of_a_copy(t):
+    """It boots anew from its own disk: what it wrote is there, and the snapshot as it was."""
+    machine = t.small("--disk", t.file("disk.img", b"first", size=1 << 20))
+    machine.ctl("snapshot", t.path("saved"), "--stop")
+    machine.ends(0)
+    host.run(t.images.vmm, "snapshot", "export", t.path("saved"), t.path("saved.vmm"))
+    for path in (t.path("saved"), t.path("saved.vmm")):
+        copy = t.restore(path)
+        t.equal(copy.run("head -c 5 /dev/vda"), "first")
+        copy.run("echo -n later >/dev/vda; sync")
+        copy.console.send("reboot -f\n")
+        copy.console.expect("vmm-guest: init up")
+        t.equal(copy.run("head -c 5 /dev/vda"), "later", "after a reboot")
+        copy.power_off()
+
+
+@test
+def own_copy_of_a_disk(t):
+    """With --disk, what a restored machine writes outlives it, as an image that another one boots with."""
+    machine = t.small("--disk", t.file("disk.img", b"first", size=1 << 20))
+    saved, mine = t.path("saved"), t.path("mine.qcow2")
+    machine.ctl("snapshot", saved, "--stop")
+    machine.ends(0)
+    subprocess.run([t.images.vmm, "--restore", saved, "--disk", mine, "--dry-run"], check=True)
+    t.true(not os.path.exists(mine), "a dry run leaves nothing behind")
+    copy = t.restore(saved, "--disk", mine)
+    copy.run("echo -n later >/dev/vda; sync")
+    copy.power_off()
+    again = t.small("--disk", mine)
+    t.equal(again.run("head -c 5 /dev/vda"), "later")
+    again.power_off()
+    t.equal(t.restore(saved).run("head -c 5 /dev/vda"), "first")
+    result = subprocess.run([t.images.vmm, "--restore", saved, "--disk", mine], text=True, capture_output=True)
+    t.equal(result.returncode, 1)
+    t.contains(result.stderr, mine)
+
+
+@test
 def processor_without_a_feature_is_refused(t):
     with open("/proc/cpuinfo") as info:
         flags = next(line for line in info if line.startswith("flags")).split()

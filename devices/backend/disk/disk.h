@@ -21,6 +21,7 @@
 #include "devices/backend/disk/disk_config.h"
 #include "src/base/event_loop.h"
 #include "src/base/result.h"
+#include "src/base/unique_fd.h"
 
 namespace vmm::disk {
 
@@ -93,7 +94,13 @@ class Disk {
   virtual int plain_file() const { return -1; }
 };
 
-// Opens the disk that `config` names. The errors are sentences for the person who named it.
+// Makes the layer that a scratch disk writes to, and has `config` name it: a qcow2 image at
+// `config.layer`, or one beside the disk without a name, which is there for as long as the
+// descriptor, however often the disk is opened.
+Result<UniqueFd> open_scratch(DiskConfig& config);
+
+// Opens the disk that `config` names; a scratch disk with a new layer, which ends with the disk.
+// The errors are sentences for the person who named it.
 Result<std::unique_ptr<Disk>> open_disk(const DiskConfig& config);
 
 }  // namespace vmm::disk

@@ -1,4 +1,6 @@
 // Finds out what a disk is, and opens it.
+#include <fcntl.h>
+
 #include <filesystem>
 
 #include "devices/backend/disk/magic_guard.h"
@@ -7,10 +9,8 @@
 #include "devices/backend/disk/raw_disk.h"
 
 namespace vmm::disk {
-namespace {
 
-// A qcow2 layer over the disk, beside it, which goes with its last descriptor.
-Result<std::unique_ptr<Disk>> open_scratch(const DiskConfig& config) {
+Result<UniqueFd> open_scratch(DiskConfig& config) {
   DiskConfig below = config;
   below.read_only = true;
   if (below.format == ImageFormat::automatic) {
@@ -19,25 +19,36 @@ Result<std::unique_ptr<Disk>> open_scratch(const DiskConfig& config) {
   const std::uint64_t size = TRY(qcow2::Chain::open(below))->size();
   std::error_code error;
   const auto base = std::filesystem::absolute(config.path, error);
-  auto layer = open_unnamed_file(base.parent_path().string());
-  if (!layer) return fail("disk '{}': {}", config.path, layer.error().message());
-  if (const auto made = qcow2::write_empty_image(
-          layer->get(),
-          {.size = size, .backing_path = base.string(), .backing_format = below.format});
-      !made) {
-    return fail("disk '{}': {}", config.path, made.error().message());
+  const qcow2::CreateOptions options{.path = config.layer,
+                                     .size = size,
+                                     .backing_path = base.string(),
+                                     .backing_format = below.format};
+  if (config.label.empty()) config.label = config.path;
+  UniqueFd file;
+  if (!config.layer.empty()) {
+    TRY(qcow2::create_image(options));
+    file = TRY(open_file(config.layer, O_RDONLY));
+    config.path = config.label = config.layer;
+  } else {
+    auto unnamed = open_unnamed_file(base.parent_path().string());
+    if (!unnamed) return fail("disk '{}': {}", config.path, unnamed.error().message());
+    file = std::move(*unnamed);
+    if (const auto made = qcow2::write_empty_image(file.get(), options); !made) {
+      return fail("disk '{}': {}", config.path, made.error().message());
+    }
+    config.path = fmt::format("/proc/self/fd/{}", file.get());
   }
-  DiskConfig top = config;
-  top.path = fmt::format("/proc/self/fd/{}", layer->get());
-  top.label = config.path;
-  top.format = ImageFormat::qcow2;
-  return TRY(qcow2::Qcow2Disk::open(top));
+  config.format = ImageFormat::qcow2;
+  config.scratch = false;
+  return file;
 }
 
-}  // namespace
-
 Result<std::unique_ptr<Disk>> open_disk(const DiskConfig& config) {
-  if (config.scratch) return open_scratch(config);
+  if (config.scratch) {
+    DiskConfig layer = config;
+    const auto file = TRY(open_scratch(layer));
+    return open_disk(layer);
+  }
   ImageFormat format = config.format;
   if (format == ImageFormat::automatic) format = TRY(qcow2::probe_format(config.path));
   if (format == ImageFormat::qcow2) return TRY(qcow2::Qcow2Disk::open(config));

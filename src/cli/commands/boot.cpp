@@ -61,7 +61,9 @@ po::options_description describe(BootOptions& o) {
           "no-reboot", po::bool_switch(&o.no_reboot), "end when the guest resets")(
           "restore", po::value(&o.restore)->value_name("PATH"),
           "go on from a snapshot, directory or exported file;\n"
-          "--net, --vsock, --serial, --name override what it says")(
+          "--net, --vsock, --serial, --name override what it says;\n"
+          "--disk PATH keeps there, in a new qcow2 image over the\n"
+          "snapshot's, what the machine writes to its disk")(
           "paused", po::bool_switch(&o.paused), "do not run before `vmm ctl SOCKET resume`");
   po::options_description program("The program");
   program.add_options()  //
@@ -155,8 +157,9 @@ Result<int> run(const BootOptions& options) {
     config = TRY(config::to_config(machine));
   } else {
     start.snapshot = TRY(snapshot::open_source(options.restore));
+    const auto disk_copies = machine.disks;
     machine = TRY(config::restored_options(*start.snapshot, machine));
-    config = TRY(config::restored_config(*start.snapshot, machine));
+    config = TRY(config::restored_config(*start.snapshot, machine, disk_copies));
   }
   // Snapshots are asked for through the socket: without one, nobody needs the text.
   if (!config.control.empty()) start.config_text = config::to_json_text(machine);

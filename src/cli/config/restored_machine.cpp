@@ -17,6 +17,16 @@ constexpr std::array<Fixed, 5> kFixed = {{{"--kernel", &MachineOptions::kernel},
                                           {"--mem", &MachineOptions::memory},
                                           {"--cpus", &MachineOptions::cpus}}};
 
+Result<std::string> layer_path(const std::string& text) {
+  if (text.empty() || text.find(',') != std::string::npos) {
+    return fail(
+        "--disk {}: with --restore it is a path alone, where the machine's own copy of the "
+        "disk is to be made",
+        text);
+  }
+  return text;
+}
+
 }  // namespace
 
 Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
@@ -26,9 +36,6 @@ Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
       return fail("{} does not go with --restore: the snapshot says it", fixed.option);
     }
   }
-  if (!overrides.disks.empty()) {
-    return fail("--disk does not go with --restore: the snapshot has its disks");
-  }
   auto options =
       TRY(parse_config_text(snapshot.manifest().config,
                             fmt::format("the configuration in snapshot '{}'", snapshot.path())));
@@ -36,6 +43,7 @@ Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
   options.control.reset();
   options.serial.reset();
   auto given = overrides;
+  given.disks.clear();
   if (!given.nets.empty()) {
     if (given.nets.size() != options.nets.size()) {
       return fail("{} times --net, but the machine in snapshot '{}' has {} network cards",
@@ -51,13 +59,15 @@ Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
 }
 
 Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
-                                      const MachineOptions& options) {
+                                      const MachineOptions& options,
+                                      std::span<const std::string> disk_copies) {
   auto config = TRY(to_config(options));
   const auto& disks = snapshot.manifest().disks;
   if (disks.size() != config.disks.size()) {
     return fail("snapshot '{}' has {} disks, its configuration names {}", snapshot.path(),
                 disks.size(), config.disks.size());
   }
+  std::size_t copies = 0;
   for (std::size_t i = 0; i < disks.size(); ++i) {
     auto& disk = config.disks[i];
     auto file = snapshot.disk_file(disks[i]);
@@ -70,6 +80,18 @@ Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
     // stays as it is.
     disk.format = snapshot::image_format(disks[i]);
     disk.scratch = !file.is_private;
+    if (!disk_copies.empty() && file.is_private) {
+      return fail(
+          "--disk {}: a machine that runs from an archive keeps nothing; "
+          "`vmm snapshot import` makes a directory of '{}'",
+          disk_copies.front(), snapshot.path());
+    }
+    if (copies < disk_copies.size()) disk.layer = TRY(layer_path(disk_copies[copies]));
+    ++copies;
+  }
+  if (!disk_copies.empty() && disk_copies.size() != copies) {
+    return fail("{} times --disk, but snapshot '{}' has {} disk{} of its own", disk_copies.size(),
+                snapshot.path(), copies, copies == 1 ? "" : "s");
   }
   return config;
 }

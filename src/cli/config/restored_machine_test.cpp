@@ -9,9 +9,14 @@ namespace {
 
 class RestoredMachineTest : public snapshot::SnapshotTest {
  protected:
-  Result<MachineConfig> restored(const std::string& name) const {
-    const auto reader = TRY(snapshot::Reader::open(path(name)));
-    return restored_config(*reader, TRY(restored_options(*reader, {})));
+  Result<MachineConfig> restored(const std::string& name,
+                                 const std::vector<std::string>& disk_copies = {}) const {
+    const auto source = TRY(snapshot::open_source(path(name)));
+    return restored_config(*source, TRY(restored_options(*source, {})), disk_copies);
+  }
+  std::string why_not(const std::string& name, const std::vector<std::string>& disk_copies) const {
+    const auto config = restored(name, disk_copies);
+    return config ? "" : config.error().message();
   }
 };
 
@@ -61,6 +66,26 @@ TEST_F(RestoredMachineTest, DisksOfAnArchiveAreFilesOfItsOwn) {
   EXPECT_EQ(config->disks.at(0).label, path("one.vmm") + ":blk1");
   EXPECT_TRUE(config->disks.at(0).read_only);
   EXPECT_FALSE(config->disks.at(1).read_only);
+}
+
+TEST_F(RestoredMachineTest, AMachineMayKeepItsOwnCopies) {
+  config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["data.img,ro", "root.img"]})";
+  read_only_disk_ = path("data.img");
+  std::ofstream(read_only_disk_) << std::string(512, 'r');
+  ASSERT_TRUE(save("one"));
+  const auto config = restored("one", {"mine.qcow2"});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->disks.at(0).layer, "") << "nothing is written to it";
+  EXPECT_EQ(config->disks.at(1).layer, "mine.qcow2");
+  EXPECT_TRUE(config->disks.at(1).scratch);
+  EXPECT_EQ(why_not("one", {"a", "b"}),
+            "2 times --disk, but snapshot '" + path("one") + "' has 1 disk of its own");
+  EXPECT_NE(why_not("one", {"mine.qcow2,ro"}).find("it is a path alone"), std::string::npos);
+  EXPECT_NE(why_not("one", {""}).find("it is a path alone"), std::string::npos);
+  const auto reader = snapshot::Reader::open(path("one"));
+  ASSERT_TRUE(reader);
+  ASSERT_TRUE(snapshot::export_snapshot(**reader, path("one.vmm"), {}));
+  EXPECT_NE(why_not("one.vmm", {"mine.qcow2"}).find("vmm snapshot import"), std::string::npos);
 }
 
 }  // namespace

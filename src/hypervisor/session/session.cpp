@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "devices/backend/disk/disk.h"
 #include "devices/virtio/balloon/balloon_device.h"
 #include "src/base/log.h"
 #include "src/base/text.h"
@@ -67,6 +68,12 @@ Result<void> Session::open() {
       TRY(chardev::open_chardev(config_.serial, *loop_,
                                 {.power_button = [this] { ask_to_stop("the console"); },
                                  .quit = [this] { finish(kExitKilled, "ended by the console"); }}));
+  // What a guest wrote is there when it reboots.
+  for (auto& disk : config_.disks) {
+    if (!disk.scratch) continue;
+    disk_files_.push_back(TRY(disk::open_scratch(disk)));
+    if (!disk.layer.empty()) made_.push_back(disk.layer);
+  }
   return create_machine();
 }
 
@@ -86,7 +93,7 @@ Result<void> Session::create_machine() {
     machine_ = TRY(Machine::create(config_, environment()));
     return {};
   }
-  disk_files_ = TRY(snapshot->unpack_disks());
+  for (auto& file : TRY(snapshot->unpack_disks())) disk_files_.push_back(std::move(file));
   auto provided =
       TRY(snapshot->provide_memory([this](const std::string& text) { end_with_damage(text); }));
   pages_ = std::move(provided.server);
@@ -144,6 +151,7 @@ Session::~Session() {
   machine_.reset();
   pages_.reset();
   console_.reset();
+  for (const auto& path : made_) ::unlink(path.c_str());
 }
 
 Result<void> Session::watch_signals() {
@@ -162,6 +170,7 @@ int Session::run() {
   if (const auto started = machine_->start(start_.begin); !started) {
     finish(kExitFailed, started.error().message());
   } else {
+    made_.clear();
     const std::chrono::duration<double, std::milli> took =
         std::chrono::steady_clock::now() - start_.program_started;
     log::info("the guest {}, {:.3f} ms after the program began",

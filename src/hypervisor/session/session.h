@@ -87,7 +87,8 @@ class Session {
   UniqueFd signals_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<chardev::Chardev> console_;
-  std::vector<UniqueFd> disk_files_;             // of a restored machine: its unpacked disks
+  std::vector<UniqueFd> disk_files_;             // without names: scratch layers, unpacked disks
+  std::vector<std::string> made_;                // files that go again unless it starts
   std::unique_ptr<snapshot::PageServer> pages_;  // null: all of the memory is there
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Saver> saver_;
