@@ -2,7 +2,8 @@
 // Image itself, compressed as a whole (Image.gz, Image.zst), or as the payload of an EFI
 // application that unpacks itself (drivers/firmware/efi/libstub/zboot-header.S).
 //
-//   const auto kernel = TRY(load_arm64_kernel(path, memory, base, PayloadCache::of_user()));
+//   const auto kernel = TRY(load_arm64_kernel(path, memory, base,
+//   PayloadCache::of_user("kernels")));
 //   // entered at kernel.entry with the device tree's address in x0, MMU off
 //
 // What has to be unpacked is unpacked once and kept in the cache, so that no instruction of the

@@ -38,9 +38,14 @@ constexpr std::array<Format, 7> kFormats = {{
 constexpr std::uint32_t kLz4LegacyMagic = 0x184c2102;
 constexpr std::uint64_t kXzMemoryLimit = 512u << 20;  // a dictionary of 128 MiB is the most in use
 
-// Each decoder fills `out` and returns how much it wrote, or fails.
+struct Decoded {
+  std::uint64_t written = 0;
+  std::uint64_t read = 0;
+};
 
-Result<std::uint64_t> gunzip(std::span<const std::byte> in, std::span<std::byte> out) {
+// Each decoder fills `out`, or fails.
+
+Result<Decoded> gunzip(std::span<const std::byte> in, std::span<std::byte> out) {
   z_stream stream{};
   constexpr int kGzipOnly = 16 + MAX_WBITS;
   if (inflateInit2(&stream, kGzipOnly) != Z_OK) return fail("zlib has no memory");
@@ -66,10 +71,10 @@ Result<std::uint64_t> gunzip(std::span<const std::byte> in, std::span<std::byte>
     return fail("{}", read == in.size() ? "it is truncated" : "it is larger than it says");
   }
   if (status != Z_STREAM_END) return fail("it is corrupt");
-  return written;
+  return Decoded{written, read};
 }
 
-Result<std::uint64_t> unxz(std::span<const std::byte> in, std::span<std::byte> out) {
+Result<Decoded> unxz(std::span<const std::byte> in, std::span<std::byte> out) {
   std::uint64_t memory = kXzMemoryLimit;
   std::size_t read = 0;
   std::size_t written = 0;
@@ -78,7 +83,7 @@ Result<std::uint64_t> unxz(std::span<const std::byte> in, std::span<std::byte> o
       reinterpret_cast<std::uint8_t*>(out.data()), &written, out.size());
   switch (status) {
     case LZMA_OK:
-      return written;
+      return Decoded{written, read};
     case LZMA_DATA_ERROR:
       // liblzma reports an end that is missing in this way as well.
       return fail("it is truncated or corrupt");
@@ -94,7 +99,7 @@ Result<std::uint64_t> unxz(std::span<const std::byte> in, std::span<std::byte> o
 
 // The legacy frame has no end mark: blocks of a 32-bit size and the data, until the input ends or
 // all is there. A size that is the magic starts a further frame.
-Result<std::uint64_t> unlz4(std::span<const std::byte> in, std::span<std::byte> out) {
+Result<Decoded> unlz4(std::span<const std::byte> in, std::span<std::byte> out) {
   constexpr std::size_t kBlock = 8u << 20;  // the most that a block holds
   std::size_t read = 4;
   std::size_t written = 0;
@@ -112,10 +117,10 @@ Result<std::uint64_t> unlz4(std::span<const std::byte> in, std::span<std::byte> 
     read += size;
     written += static_cast<std::size_t>(got);
   }
-  return written;
+  return Decoded{written, read};
 }
 
-Result<std::uint64_t> unzstd(std::span<const std::byte> in, std::span<std::byte> out) {
+Result<Decoded> unzstd(std::span<const std::byte> in, std::span<std::byte> out) {
   const std::size_t frame = ZSTD_findFrameCompressedSize(in.data(), in.size());
   if (ZSTD_isError(frame) != 0) return fail("it is truncated or corrupt");
   // From buffer to buffer no window is allocated, however large the frame wants it.
@@ -123,7 +128,7 @@ Result<std::uint64_t> unzstd(std::span<const std::byte> in, std::span<std::byte>
   if (ZSTD_isError(written) != 0) {
     return fail("it is corrupt, or larger than it says ({})", ZSTD_getErrorName(written));
   }
-  return written;
+  return Decoded{written, frame};
 }
 
 Result<std::uint64_t> measure_zstd(std::span<const std::byte> in, std::uint64_t limit) {
@@ -149,8 +154,7 @@ Result<std::uint64_t> measure_zstd(std::span<const std::byte> in, std::uint64_t 
   }
 }
 
-Result<std::uint64_t> decode(Compression kind, std::span<const std::byte> in,
-                             std::span<std::byte> out) {
+Result<Decoded> decode(Compression kind, std::span<const std::byte> in, std::span<std::byte> out) {
   switch (kind) {
     case Compression::gzip:
       return gunzip(in, out);
@@ -202,7 +206,8 @@ Result<std::uint64_t> uncompressed_size(Compression kind, std::span<const std::b
   return size;
 }
 
-Result<Mapping> decompress(Compression kind, std::span<const std::byte> bytes, std::uint64_t size) {
+Result<Mapping> decompress(Compression kind, std::span<const std::byte> bytes, std::uint64_t size,
+                           Rest rest) {
   if (!is_supported(kind)) {
     return fail("compression by {} is not supported, only gzip, xz, lz4 and zstd are",
                 compression_name(kind));
@@ -210,14 +215,18 @@ Result<Mapping> decompress(Compression kind, std::span<const std::byte> bytes, s
   if (size == 0 || bytes.size() < 8) return fail("the {} payload is empty", compression_name(kind));
   auto out = TRY(
       Mapping::create(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
-  const auto written = decode(kind, bytes, out.bytes());
-  if (!written) {
+  const auto decoded = decode(kind, bytes, out.bytes());
+  if (!decoded) {
     return fail("the {} payload cannot be decompressed: {}", compression_name(kind),
-                written.error().message());
+                decoded.error().message());
   }
-  if (*written != size) {
+  if (decoded->written != size) {
     return fail("the {} payload has {} bytes when decompressed, not the {} that it says",
-                compression_name(kind), *written, size);
+                compression_name(kind), decoded->written, size);
+  }
+  if (rest == Rest::refused && decoded->read != bytes.size()) {
+    return fail("{} bytes follow the {} payload", bytes.size() - decoded->read,
+                compression_name(kind));
   }
   return out;
 }

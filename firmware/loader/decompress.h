@@ -26,8 +26,12 @@ bool is_supported(Compression kind);
 Result<std::uint64_t> uncompressed_size(Compression kind, std::span<const std::byte> stream,
                                         std::uint64_t limit);
 
-// The first stream in `bytes`, which must come out at exactly `size` bytes; what follows it is not
-// looked at. Never writes more than `size`. The memory is touched as it is filled.
-Result<Mapping> decompress(Compression kind, std::span<const std::byte> bytes, std::uint64_t size);
+// What follows a stream: not looked at, or an error.
+enum class Rest : std::uint8_t { ignored, refused };
+
+// The first stream in `bytes`, which must come out at exactly `size` bytes. Never writes more than
+// `size`. The memory is touched as it is filled.
+Result<Mapping> decompress(Compression kind, std::span<const std::byte> bytes, std::uint64_t size,
+                           Rest rest = Rest::ignored);
 
 }  // namespace vmm::loader

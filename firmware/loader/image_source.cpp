@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "src/base/read_large.h"
+
 namespace vmm::loader {
 
 Result<ImageSource> ImageSource::file(UniqueFd fd) {
@@ -27,7 +29,7 @@ Result<void> ImageSource::read(std::uint64_t offset, std::span<std::byte> out) c
                 out.size(), offset);
   }
   if (out.empty()) return {};
-  if (const auto* fd = std::get_if<UniqueFd>(&bytes_)) return read_exact_at(fd->get(), out, offset);
+  if (const auto* fd = std::get_if<UniqueFd>(&bytes_)) return read_large_at(fd->get(), out, offset);
   const auto* mapping = std::get_if<Mapping>(&bytes_);
   const auto bytes = mapping != nullptr ? std::span<const std::byte>(mapping->bytes())
                                         : std::get<std::span<const std::byte>>(bytes_);

@@ -1,6 +1,6 @@
 // From the path of a kernel to a guest that can be entered.
 //
-//   const auto kernel = TRY(load_kernel(path, memory, PayloadCache::of_user()));
+//   const auto kernel = TRY(load_kernel(path, memory, PayloadCache::of_user("kernels")));
 //   // kernel.entry_kind says in which state a processor is to be at kernel.entry
 //
 // Stages: 1. the file is recognised by its first bytes; 2. of a bzImage, the vmlinux is taken from

@@ -1,7 +1,11 @@
 #include "firmware/loader/linux_boot.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <zlib.h>
+#include <zstd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "firmware/little_endian.h"
@@ -153,26 +157,32 @@ TEST(PvhStartInfo, SaysWhatTheKernelReads) {
 class InitrdTest : public ::testing::Test {
  protected:
   std::string error_of(const std::string& path) const {
-    const auto initrd = load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{~0ull});
+    const auto initrd =
+        load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{~0ull}, cache_);
     return initrd ? "accepted" : initrd.error().message();
   }
 
   testing::TemporaryDirectory directory_;
+  std::string content_of(const LoadedInitrd& initrd) const {
+    const auto bytes = *memory_->slice(initrd.address, initrd.size);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
   std::unique_ptr<GuestMemory> memory_ = memory_of(4u << 20);
+  PayloadCache cache_{directory_.path() + "/cache"};
 };
 
 TEST_F(InitrdTest, GoesToTheTop) {
   Bytes bytes(5000, std::byte{9});
   bytes.back() = std::byte{1};
   const std::string path = directory_.file("initrd", bytes);
-  auto initrd = load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{~0ull});
+  auto initrd = load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{~0ull}, cache_);
   ASSERT_TRUE(initrd) << initrd.error().message();
   EXPECT_EQ(initrd->address, GuestAddress{(4u << 20) - 8192});
   EXPECT_EQ(initrd->size, 5000u);
   EXPECT_EQ(*memory_->read<std::uint8_t>(initrd->address + 4999), 1);
   EXPECT_EQ(*memory_->read<std::uint8_t>(initrd->address + 5000), 0);
   // Below the address that a kernel names; it is that of the last byte.
-  initrd = load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{0x2fffff});
+  initrd = load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{0x2fffff}, cache_);
   ASSERT_TRUE(initrd);
   EXPECT_EQ(initrd->address, GuestAddress{0x300000 - 8192});
 }
@@ -189,7 +199,57 @@ TEST_F(InitrdTest, EveryErrorNamesTheFile) {
             "the initrd '" + larger +
                 "' has 3145729 bytes, the guest's memory has room for 3145728 between 0x100000 and "
                 "0x400000");
-  EXPECT_FALSE(load_initrd(large, *memory_, GuestAddress{64u << 20}, GuestAddress{~0ull}));
+  EXPECT_FALSE(load_initrd(large, *memory_, GuestAddress{64u << 20}, GuestAddress{~0ull}, cache_));
+}
+
+Bytes gzip(const std::string& text) {
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  Bytes out(text.size() + 1000);
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+TEST_F(InitrdTest, APackedArchiveIsUnpackedOnce) {
+  const std::string archive = "070701" + std::string(100'000, 'a');
+  Bytes zstd(ZSTD_compressBound(archive.size()));
+  zstd.resize(ZSTD_compress(zstd.data(), zstd.size(), archive.data(), archive.size(), 3));
+  for (const auto& packed : {gzip(archive), zstd}) {
+    const std::string path = directory_.file("packed", packed);
+    for (int i = 0; i < 2; ++i) {
+      const auto initrd =
+          load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{~0ull}, cache_);
+      ASSERT_TRUE(initrd) << initrd.error().message();
+      EXPECT_TRUE(content_of(*initrd) == archive);
+    }
+    struct stat status{};
+    ASSERT_EQ(::stat(path.c_str(), &status), 0);
+    EXPECT_TRUE(cache_.find(FileIdentity::of(status)));
+  }
+}
+
+// What is no archive, has something behind it, is damaged or takes too much of the memory.
+TEST_F(InitrdTest, WhatTheKernelMustSeeToIsLeftAsItIs) {
+  const std::string archive = "070701" + std::string(100'000, 'a');
+  const Bytes one = gzip(archive);
+  Bytes two = one;
+  two.insert(two.end(), one.begin(), one.end());
+  Bytes damaged = gzip(archive);
+  damaged[damaged.size() / 2] ^= std::byte{0xff};
+  const auto large = gzip("070701" + std::string(500'000, 'a'));
+  for (const auto& file : {gzip("no archive at all"), two, damaged, large}) {
+    const std::string path = directory_.file("file", file);
+    const auto initrd =
+        load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{~0ull}, cache_);
+    ASSERT_TRUE(initrd) << initrd.error().message();
+    EXPECT_TRUE(std::ranges::equal(*memory_->slice(initrd->address, initrd->size), file));
+  }
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kSuffix = ".vmlinux";
+constexpr std::string_view kSuffix = ".payload";
 constexpr std::string_view kTemporary = ".new-";
 constexpr auto kAbandoned = std::chrono::hours(1);  // a temporary file this old has no writer
 
@@ -75,13 +75,13 @@ FileIdentity FileIdentity::of(const struct stat& status) {
           .changed_ns = nanoseconds(status.st_ctim)};
 }
 
-PayloadCache PayloadCache::of_user() {
+PayloadCache PayloadCache::of_user(std::string_view kind) {
   // Relative paths are not valid there (XDG Base Directory Specification).
   if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && cache[0] == '/') {
-    return PayloadCache(std::string(cache) + "/vmm/kernels");
+    return PayloadCache(fmt::format("{}/vmm/{}", cache, kind));
   }
   if (const char* home = std::getenv("HOME"); home != nullptr && home[0] == '/') {
-    return PayloadCache(std::string(home) + "/.cache/vmm/kernels");
+    return PayloadCache(fmt::format("{}/.cache/vmm/{}", home, kind));
   }
   return PayloadCache("");
 }

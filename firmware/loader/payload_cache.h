@@ -1,14 +1,14 @@
-// PayloadCache: decompressed kernels, kept as files, so that a bzImage is decompressed on its first
-// start only.
+// PayloadCache: what kernels and initrds hold, kept as files, so that each is decompressed on its
+// first start only.
 //
-//   const PayloadCache cache = PayloadCache::of_user();
+//   const PayloadCache cache = PayloadCache::of_user("kernels");
 //   const auto identity = FileIdentity::of(status);           // stat(2) of the bzImage
 //   if (auto entry = cache.find(identity)) ... entry->file has the vmlinux at its start
 //   else cache.store(identity, setup_header, vmlinux);        // best effort
 //
-// A file is named by the identity of its bzImage (device, inode, size, times), so that a hit opens
-// neither the bzImage nor a digest of it. It holds the vmlinux, page-aligned and so mappable, and a
-// trailer with the identity and the setup header; a file without the trailer was cut off and is not
+// A file is named by the identity of its source (device, inode, size, times), so that a hit needs
+// no digest of that. It holds the payload, page-aligned and so mappable, and a trailer with the
+// identity and, of a bzImage, the setup header; a file without the trailer was cut off and is not
 // used. Only what this user alone can write is trusted. Nothing here is ever an error: what cannot
 // be cached is decompressed again.
 #pragma once
@@ -20,6 +20,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/base/unique_fd.h"
@@ -41,8 +42,8 @@ class PayloadCache {
  public:
   static constexpr std::size_t kMaxEntries = 16;
 
-  // $XDG_CACHE_HOME/vmm/kernels, else ~/.cache/vmm/kernels; no cache when neither is known.
-  static PayloadCache of_user();
+  // $XDG_CACHE_HOME/vmm/KIND, else ~/.cache/vmm/KIND; no cache when neither is known.
+  static PayloadCache of_user(std::string_view kind);
   // An empty directory means no cache. The directory is made, 0700, when something is stored.
   explicit PayloadCache(std::string directory) : directory_(std::move(directory)) {}
 

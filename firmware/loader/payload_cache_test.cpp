@@ -123,10 +123,11 @@ TEST_F(PayloadCacheTest, NoDirectoryIsNoError) {
 
 TEST(PayloadCache, IsWhereTheUserKeepsCaches) {
   ::setenv("XDG_CACHE_HOME", "/x/cache", 1);
-  EXPECT_TRUE(PayloadCache::of_user().path_of({}).starts_with("/x/cache/vmm/kernels/"));
+  EXPECT_TRUE(PayloadCache::of_user("kernels").path_of({}).starts_with("/x/cache/vmm/kernels/"));
   ::setenv("XDG_CACHE_HOME", "relative", 1);
   ::setenv("HOME", "/x/home", 1);
-  EXPECT_TRUE(PayloadCache::of_user().path_of({}).starts_with("/x/home/.cache/vmm/kernels/"));
+  EXPECT_TRUE(
+      PayloadCache::of_user("kernels").path_of({}).starts_with("/x/home/.cache/vmm/kernels/"));
 }
 
 }  // namespace

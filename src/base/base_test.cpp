@@ -3,11 +3,13 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <thread>
 
 #include "src/base/event_loop.h"
 #include "src/base/log.h"
+#include "src/base/read_large.h"
 #include "src/base/text.h"
 #include "src/base/unique_fd.h"
 #include "src/base/worker.h"
@@ -104,6 +106,21 @@ TEST(RateLimit, LetsTheBurstThroughThenStops) {
   for (int i = 0; i < 1000; ++i) allowed += limit.allow() ? 1 : 0;
   EXPECT_GE(allowed, 3);
   EXPECT_LE(allowed, 6);  // one more a second
+}
+
+TEST(ReadLarge, ReadsWhatOneReadDoes) {
+  const UniqueFd file = open_unnamed_file("/tmp").value();
+  std::string content((9u << 20) + 4321, '\0');
+  for (std::size_t i = 0; i < content.size(); i += 64) std::memcpy(&content[i], &i, 4);
+  content.resize(content.size() - 7);
+  ASSERT_TRUE(write_all(file.get(), std::as_bytes(std::span(content))));
+  for (const std::size_t offset : {std::size_t{0}, std::size_t{5}, std::size_t{8u << 20}}) {
+    std::string read(content.size() - offset, '?');
+    ASSERT_TRUE(read_large_at(file.get(), std::as_writable_bytes(std::span(read)), offset));
+    EXPECT_TRUE(read == content.substr(offset)) << offset;
+  }
+  std::string longer(content.size() + 1, '?');
+  EXPECT_FALSE(read_large_at(file.get(), std::as_writable_bytes(std::span(longer)), 0));
 }
 
 }  // namespace

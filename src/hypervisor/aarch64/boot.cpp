@@ -36,15 +36,16 @@ Result<EntryPoint> load_guest(const BootSource& source, const Platform& platform
     return fail("the kernel's command line has {} characters, at most {} are possible",
                 source.command_line.size(), kCommandLineMax);
   }
-  const auto kernel = TRY(
-      loader::load_arm64_kernel(source.kernel, memory, kKernel, loader::PayloadCache::of_user()));
+  const auto kernel = TRY(loader::load_arm64_kernel(source.kernel, memory, kKernel,
+                                                    loader::PayloadCache::of_user("kernels")));
   fdt::Start start{.ram = {},
                    .command_line = source.command_line,
                    .initrd = {},
                    .random_seed = std::vector<std::byte>(kSeedSize)};
   for (const auto& region : memory.regions()) start.ram.push_back(region.range);
   if (!source.initrd.empty()) {
-    const auto initrd = TRY(loader::load_initrd(source.initrd, memory, kernel.end, kInitrdLast));
+    const auto initrd = TRY(loader::load_initrd(source.initrd, memory, kernel.end, kInitrdLast,
+                                                loader::PayloadCache::of_user("initrds")));
     start.initrd = MemoryRange{initrd.address, initrd.size};
   }
   TRY(fill_random(start.random_seed, "a random seed"));

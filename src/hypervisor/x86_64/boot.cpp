@@ -24,7 +24,7 @@ Result<void> write_generation_id(const GuestMemory& memory) {
 Result<EntryPoint> load_guest(const BootSource& source, const Platform& platform,
                               const GuestMemory& memory) {
   const auto kernel =
-      TRY(loader::load_kernel(source.kernel, memory, loader::PayloadCache::of_user()));
+      TRY(loader::load_kernel(source.kernel, memory, loader::PayloadCache::of_user("kernels")));
   if (!kernel.remark.empty()) log::info("{}", kernel.remark);
 
   loader::LinuxBoot boot;
@@ -34,7 +34,8 @@ Result<EntryPoint> load_guest(const BootSource& source, const Platform& platform
   boot.setup_header = kernel.setup_header;
   if (!source.initrd.empty()) {
     boot.initrd = TRY(loader::load_initrd(source.initrd, memory, kernel.end,
-                                          GuestAddress{kernel.initrd_address_max}));
+                                          GuestAddress{kernel.initrd_address_max},
+                                          loader::PayloadCache::of_user("initrds")));
   }
 
   const auto tables = TRY(acpi::build_tables(platform, kAcpiTables));
