@@ -55,8 +55,8 @@ Result<std::uint64_t> header_extent(std::span<const std::byte> start, const std:
 Result<Header> parse_header(std::span<const std::byte> cluster, std::uint64_t file_size,
                             const std::string& name);
 
-// The first cluster of a new image of version 3, without the zeroes at its end; what does not fit is
-// an error.
+// The first cluster of a new image of version 3, without the zeroes at its end; what does not fit
+// is an error.
 Result<std::vector<std::byte>> encode_header(const Header& header);
 
 bool has_magic(std::span<const std::byte> start);
