@@ -37,6 +37,8 @@ Result<void> copy_disk(const Reader& reader, const DiskEntry& disk, const Writer
   return {};
 }
 
+static_assert(kChunk == disk::CopiedDisk::kChunk);
+
 // A layer and what is behind it become a raw copy.
 Result<DiskEntry> merge_disk(const Reader& reader, const DiskEntry& disk, const Writer& writer) {
   const auto chain = TRY(open_disk_file(reader.disk_path(disk), disk));

@@ -185,6 +185,16 @@ int Chain::read(std::uint64_t offset, std::span<std::byte> target) {
   return read_into(offset, target.size(), {&buffer, 1});
 }
 
+int Chain::write(std::uint64_t offset, std::span<const std::byte> source) {
+  const iovec buffer{const_cast<std::byte*>(source.data()), source.size()};
+  Request request;
+  request.operation = Operation::write;
+  request.offset = offset;
+  request.length = source.size();
+  request.buffers = {&buffer, 1};
+  return perform(request);
+}
+
 bool Chain::looks_like_image() {
   std::array<std::byte, 4> start{};
   return size_ >= start.size() && read(0, start) == 0 && has_magic(start);

@@ -69,6 +69,7 @@ class Chain {
   // Carries a request out on the calling thread; 0 or the errno.
   int perform(const Request& request);
   int read(std::uint64_t offset, std::span<std::byte> target);
+  int write(std::uint64_t offset, std::span<const std::byte> source);
   // Whether its content would be taken for a qcow2 image, were it a raw file.
   bool looks_like_image();
   int flush() { return is_raw() ? layers_[0].raw->sync() : top().flush(); }

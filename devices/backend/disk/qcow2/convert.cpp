@@ -8,6 +8,7 @@
 #include "devices/backend/disk/qcow2/compression.h"
 #include "devices/backend/disk/qcow2/create.h"
 #include "src/base/new_file.h"
+#include "src/base/zero.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
@@ -15,10 +16,6 @@ namespace {
 constexpr std::uint64_t kPiece = 2u << 20;
 // A raw file's holes are not smaller.
 constexpr std::uint64_t kHole = 4096;
-
-bool is_zero(std::span<const std::byte> bytes) {
-  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
-}
 
 class Target {
  public:
@@ -53,27 +50,17 @@ class ImageTarget : public Target {
   std::uint64_t most() const override { return compression_ ? unit() : kPiece; }
 
   int write(std::uint64_t offset, std::span<const std::byte> data) override {
-    if (!compression_) return write_plain(offset, data);
+    if (!compression_) return chain_->write(offset, data);
     if (const int error = chain_->top().flush_when_due(); error != 0) return error;
     // A cluster at the disk's end is packed as a whole one.
     std::vector<std::byte> cluster(data.begin(), data.end());
     cluster.resize(unit());
     const auto packed = compress(*compression_, cluster);
-    return packed.empty() ? write_plain(offset, data) : append(offset / unit(), packed);
+    return packed.empty() ? chain_->write(offset, data) : append(offset / unit(), packed);
   }
   int finish() override { return chain_->flush(); }
 
  private:
-  int write_plain(std::uint64_t offset, std::span<const std::byte> data) {
-    const iovec buffer{const_cast<std::byte*>(data.data()), data.size()};
-    Request request;
-    request.operation = Operation::write;
-    request.offset = offset;
-    request.length = data.size();
-    request.buffers = {&buffer, 1};
-    return chain_->perform(request);
-  }
-
   // Packed clusters lie behind one another, across the file's clusters where these touch.
   int append(std::uint64_t cluster, std::span<const std::byte> packed) {
     Image& image = chain_->top();

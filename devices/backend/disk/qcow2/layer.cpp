@@ -14,7 +14,7 @@ class LayerTarget : public CopyTarget {
 
   Result<void> write(std::uint64_t offset, std::span<const std::byte> chunk) override {
     if (const int error = chain_->top().flush_when_due(); error != 0) return failed(error);
-    return failed(is_zero(chunk) ? write_zeroes(offset) : write_data(offset, chunk));
+    return failed(is_zero(chunk) ? write_zeroes(offset) : chain_->write(offset, chunk));
   }
   Result<void> finish() override {
     const int error = chain_->flush();
@@ -26,15 +26,6 @@ class LayerTarget : public CopyTarget {
   // Whatever is behind it must not be seen; the chain, which is not followed, knows of nothing.
   int write_zeroes(std::uint64_t offset) {
     return chain_->top().unlink(offset / CopiedDisk::kChunk, 1, Image::Leaves::zeroes);
-  }
-  int write_data(std::uint64_t offset, std::span<const std::byte> chunk) {
-    const iovec buffer{const_cast<std::byte*>(chunk.data()), chunk.size()};
-    Request request;
-    request.operation = Operation::write;
-    request.offset = offset;
-    request.length = chunk.size();
-    request.buffers = {&buffer, 1};
-    return chain_->perform(request);
   }
   static Result<void> failed(int error) {
     if (error != 0) return fail_errno_text(error, "the layer");
