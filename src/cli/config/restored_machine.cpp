@@ -73,12 +73,11 @@ Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
     auto file = snapshot.disk_file(disks[i]);
     disk.path = std::move(file.path);
     disk.label = std::move(file.label);
-    // Of a read-only disk the file is what the user had; nothing is written to it.
-    const bool is_users = disks[i].file.empty() || (disk.read_only && !file.is_private);
-    if (is_users) continue;
+    if (disks[i].file.empty()) continue;  // what the user had, as the user said
     // A copy is what the manifest says, whatever its first bytes are: the guest wrote them. It
     // stays as it is.
     disk.format = snapshot::image_format(disks[i]);
+    if (disk.read_only && !file.is_private) continue;  // nothing is written to it
     disk.scratch = !file.is_private;
     if (!disk_copies.empty() && file.is_private) {
       return fail(

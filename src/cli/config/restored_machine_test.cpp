@@ -68,6 +68,18 @@ TEST_F(RestoredMachineTest, DisksOfAnArchiveAreFilesOfItsOwn) {
   EXPECT_FALSE(config->disks.at(1).read_only);
 }
 
+// A read-only disk that came out of an archive has a file in the snapshots of its machine, too.
+TEST_F(RestoredMachineTest, AReadOnlyCopyIsWhatTheManifestSays) {
+  config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["root.img,ro,format=raw"]})";
+  ASSERT_TRUE(save("one"));
+  ASSERT_TRUE(save("two", "one"));
+  const auto copied = restored("one"), layer = restored("two");
+  ASSERT_TRUE(copied && layer);
+  EXPECT_EQ(copied->disks.at(0).format, disk::ImageFormat::raw);
+  EXPECT_EQ(layer->disks.at(0).format, disk::ImageFormat::qcow2);
+  EXPECT_FALSE(layer->disks.at(0).scratch);
+}
+
 TEST_F(RestoredMachineTest, AMachineMayKeepItsOwnCopies) {
   config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["data.img,ro", "root.img"]})";
   read_only_disk_ = path("data.img");
