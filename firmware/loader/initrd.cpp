@@ -57,6 +57,7 @@ Result<ImageSource> content_of(UniqueFd file, const FileIdentity& identity, std:
   TRY(source.read(0, std::span(head).first(std::min<std::uint64_t>(head.size(), source.size()))));
   const auto kind = detect_compression(head);
   if (kind != Compression::gzip && kind != Compression::zstd) return source;
+  if (source.size() > most) return source;  // before it is read as a whole
   if (auto entry = cache.find(identity)) {
     if (entry->payload_size > most) return source;
     return ImageSource::file(std::move(entry->file), entry->payload_size);

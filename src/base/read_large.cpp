@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -38,7 +39,11 @@ Result<void> read_large_at(int fd, std::span<std::byte> buffer, std::uint64_t of
   {
     std::vector<std::jthread> helpers;
     for (std::size_t i = 1; i < threads; ++i) {
-      helpers.emplace_back([&, i] { results[i] = work(); });
+      try {
+        helpers.emplace_back([&, i] { results[i] = work(); });
+      } catch (const std::system_error&) {
+        break;  // no more threads are permitted: those that run do it all
+      }
     }
     results[0] = work();
   }
