@@ -1,6 +1,7 @@
 """Cold boot: from the start of the process to the first line of the guest's init, and to its end."""
 import re
 
+import host_memory
 import peers
 
 NATIVE = False
@@ -21,6 +22,7 @@ def run(environment):
                         "vmm.run=true")
     for peer in environment.peers:
         peer = told(peer)
+        host_memory.forget_last_guest()
         with peers.Running(peer, guest) as running:
             yield "first line of init", peer.name, running.wait_for("vmm-guest: init up")
             running.wait_for("\n")

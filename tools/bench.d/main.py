@@ -2,15 +2,14 @@
 import argparse
 import importlib
 import json
-import mmap
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 
+import host_memory
 import peers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -51,17 +50,6 @@ def prepare():
         "stock_kernel": stock[0],
         "stock_initrd": stock[1],
     }
-
-
-def touch_all_memory():
-    """Of an emulated host, whose memory is the machine's only once it was touched: else the guest pays that happens to come first."""
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        available = int(re.search(r"MemAvailable: +(\d+)", meminfo.read()).group(1)) << 10
-    size = available // 10 * 9 >> 21 << 21
-    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        for at in range(0, size, 4096):
-            memory[at] = 1
 
 
 def repetition(name, environment):
@@ -126,7 +114,7 @@ def main():
             sys.exit(f"bench: unknown benchmark '{name}': {', '.join(NAMES)} are known")
     if arguments.images:  # on the test host: measure, and leave the values for the outside
         environment = Environment(arguments)
-        touch_all_memory()
+        host_memory.touch_all()
         values = measure(names[0], environment, arguments.runs)
         pathlib.Path(os.environ["TEST_HOST_OUT"], "values.json").write_text(json.dumps(values))
         return
