@@ -37,7 +37,7 @@ def help_lists_the_commands(t):
 @test
 def help_explains_every_option(t):
     text = output(t, "--help")
-    for option in ("--kernel --initrd --append --disk --mem --cpus --net --vsock --balloon --serial --control --config "
+    for option in ("--kernel --initrd --append --disk --mem --cpus --net --vsock --balloon --rng --serial --control --config "
                    "--print-config --log-level --log-file --name --dry-run --version --help --no-reboot "
                    "--restore --paused --ready-fd --dump-acpi").split():
         t.true(re.search(rf"^  {option}( [A-Z]|  )", text, re.M), f"--help explains {option}")

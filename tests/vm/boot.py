@@ -224,7 +224,7 @@ def nothing_to_complain_of(t):
 
 @test
 def random_numbers(t):
-    machine = t.small()
+    machine = t.small("--rng")
     t.contains(machine.run("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng")
     t.equal(machine.run("head -c 4096 /dev/hwrng | wc -c"), "4096")
     machine.power_off()

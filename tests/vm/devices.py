@@ -70,7 +70,7 @@ def freed_memory_goes_back(t):
 @test
 def garbage_in_configuration_space(t):
     """A guest that writes nonsense to a device's registers loses the device; the machine goes on."""
-    machine = t.small("--balloon", "--net", "user", "--disk", t.file("disk.img", size=MIB))
+    machine = t.small("--balloon", "--rng", "--net", "user", "--disk", t.file("disk.img", size=MIB))
     functions = machine.run("cd /sys/bus/pci/devices; for d in *; do [ -e $d/driver ] && echo $d; done; true").split()
     t.true(len(functions) >= 4, f"functions with a driver: {functions}")
     for function in functions:

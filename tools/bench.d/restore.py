@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 
+import host_memory
 import peers
 
 NATIVE = False
@@ -60,6 +61,7 @@ def original(environment, memory=256, words=GUEST, disks=(), ready="tick 3"):
 
 
 def restore(environment, directory, label):
+    host_memory.forget_last_guest()
     with peers.Running(Restored(environment.vmm, directory), None) as running:
         first = running.wait_for("tick")
         running.type("work")

@@ -31,7 +31,7 @@ struct BootOptions {
   std::string log_level = "warn";
   std::string log_file;
   bool print_config = false, dry_run = false, help = false, version = false;
-  bool balloon = false, no_reboot = false, paused = false;
+  bool balloon = false, rng = false, no_reboot = false, paused = false;
 };
 
 po::options_description describe(BootOptions& o) {
@@ -55,6 +55,8 @@ po::options_description describe(BootOptions& o) {
           "host connects to PATH, the guest to PATH_PORT")(
           "balloon", po::bool_switch(&o.balloon),
           "memory that the guest frees goes back to the host")(
+          "rng", po::bool_switch(&o.rng),
+          "the host's random numbers, for a guest whose processor has none")(
           "serial", text(o.machine.serial)->value_name("WHERE"),
           "console: stdio, none, pty, file:PATH or socket:PATH (stdio)")(
           "name", text(o.machine.name)->value_name("TEXT"), "shown in its status")(
@@ -127,6 +129,7 @@ Result<MachineOptions> merge(const BootOptions& options) {
   if (!options.config_file.empty()) merged = TRY(config::read_config_file(options.config_file));
   merged.override_with(options.machine);
   if (options.balloon) merged.balloon = true;
+  if (options.rng) merged.rng = true;
   if (options.no_reboot) merged.reboot = false;
   return merged;
 }

@@ -87,6 +87,7 @@ TEST(MachineOptions, FileAndOptionsGiveTheSameConfiguration) {
   options.disks = {"root.img,ro"};
   options.nets = {"user,hostfwd=tcp::8080-:80"};
   options.balloon = true;
+  options.rng = true;
   const auto read = parse_config_text(to_json_text(options), "test");
   ASSERT_TRUE(read) << read.error().message();
   EXPECT_EQ(to_json_text(*read), to_json_text(options));
@@ -99,6 +100,8 @@ TEST(MachineOptions, FileAndOptionsGiveTheSameConfiguration) {
   ASSERT_EQ(config->nets.size(), 1u);
   EXPECT_EQ(config->nets[0].user.forwards.at(0).host_port, 8080);
   EXPECT_TRUE(config->balloon);
+  EXPECT_TRUE(config->rng);
+  EXPECT_FALSE(to_config(with_kernel())->rng);
 }
 
 TEST(MachineOptions, OptionsOverrideTheFileAndDevicesAddUp) {

@@ -40,8 +40,9 @@ constexpr std::array<TextKey, 9> kTexts = {{{"name", &MachineOptions::name},
                                             {"vsock", &MachineOptions::vsock},
                                             {"serial", &MachineOptions::serial},
                                             {"control", &MachineOptions::control}}};
-constexpr std::array<FlagKey, 2> kFlags = {
-    {{"balloon", &MachineOptions::balloon}, {"reboot", &MachineOptions::reboot}}};
+constexpr std::array<FlagKey, 3> kFlags = {{{"balloon", &MachineOptions::balloon},
+                                            {"rng", &MachineOptions::rng},
+                                            {"reboot", &MachineOptions::reboot}}};
 constexpr std::array<ListKey, 2> kLists = {
     {{"disk", "path", &MachineOptions::disks}, {"net", "", &MachineOptions::nets}}};
 
@@ -133,6 +134,7 @@ Result<MachineConfig> to_config(const MachineOptions& options) {
   }
   if (options.vsock) config.vsock = TRY(virtio::parse_vsock_config(*options.vsock));
   config.balloon = options.balloon.value_or(false);
+  config.rng = options.rng.value_or(false);
   if (options.serial) config.serial = TRY(chardev::parse_serial_spec(*options.serial));
   config.control = options.control.value_or("");
   config.reboot = options.reboot.value_or(true);

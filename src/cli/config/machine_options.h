@@ -18,7 +18,7 @@ namespace vmm::config {
 struct MachineOptions {
   std::optional<std::string> name, kernel, initrd, append, memory, cpus, vsock, serial, control;
   std::vector<std::string> disks, nets;
-  std::optional<bool> balloon, reboot;
+  std::optional<bool> balloon, rng, reboot;
 
   // Takes over what `other` says; its devices come behind.
   void override_with(const MachineOptions& other);

@@ -54,6 +54,8 @@ Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
   if (given.vsock && !options.vsock) {
     return fail("--vsock: the machine in snapshot '{}' has no vsock device", snapshot.path());
   }
+  // Before there was a key for it, every machine had one.
+  if (!options.rng && snapshot.sections().has("rng")) options.rng = true;
   options.override_with(given);
   return options;
 }

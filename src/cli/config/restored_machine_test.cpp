@@ -44,6 +44,20 @@ TEST_F(RestoredMachineTest, OnlyWritableCopiesAreScratchDisks) {
   EXPECT_TRUE(moved->disks.at(1).scratch);
 }
 
+// Before there was a key for it, every machine had the device.
+TEST_F(RestoredMachineTest, ASnapshotWithRandomNumbersKeepsThem) {
+  config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": "root.img"})";
+  ASSERT_TRUE(save("without"));
+  with_rng_ = true;
+  ASSERT_TRUE(save("with"));
+  const auto without = restored("without");
+  const auto with = restored("with");
+  ASSERT_TRUE(without) << without.error().message();
+  ASSERT_TRUE(with) << with.error().message();
+  EXPECT_FALSE(without->rng);
+  EXPECT_TRUE(with->rng);
+}
+
 TEST_F(RestoredMachineTest, DisksOfAnArchiveAreFilesOfItsOwn) {
   config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["data.img,ro", "root.img"]})";
   read_only_disk_ = path("data.img");

@@ -25,6 +25,7 @@ struct MachineConfig {
   std::vector<virtio::NetConfig> nets;
   std::optional<virtio::VsockConfig> vsock;
   bool balloon = false;
+  bool rng = false;
   chardev::SerialSpec serial;
   std::string control;  // path of the control socket, or empty
   bool reboot = true;   // false: a reset of the guest ends the program

@@ -40,7 +40,8 @@ Result<void> add_balloon(const MachineConfig& config, const DeviceContext& conte
   return set.add("balloon", std::make_unique<virtio::BalloonDevice>(context.memory, context.loop));
 }
 
-Result<void> add_rng(const MachineConfig&, const DeviceContext& context, DeviceSet& set) {
+Result<void> add_rng(const MachineConfig& config, const DeviceContext& context, DeviceSet& set) {
+  if (!config.rng) return {};
   return set.add("rng", std::make_unique<virtio::RngDevice>(context.loop));
 }
 

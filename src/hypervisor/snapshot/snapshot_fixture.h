@@ -85,6 +85,7 @@ class SnapshotTest : public ::testing::Test {
     manifest.memory_digest = TRY(digest_of_sparse(file.get(), manifest.memory_size()));
     state::Sections sections;
     sections.put("example", Example{42});
+    if (with_rng_) sections.put("rng", Example{1});
     sections.put(kMemorySection, layer);
     const auto bytes = sections.to_bytes();
     if (!read_only_disk_.empty()) manifest.disks.push_back(TRY(referred_disk()));
@@ -149,6 +150,7 @@ class SnapshotTest : public ::testing::Test {
 
   std::string root_;
   std::string disk_ = std::string(4096, 'd');
+  bool with_rng_ = false;       // a state of that name
   std::string read_only_disk_;  // its path, or none
   std::string config_ = R"({"mem": "2M"})";
   std::string architecture_{host_architecture()};
