@@ -104,6 +104,12 @@ deb_unpacked() {
     echo "$dir"
 }
 
+# can_run ARCHITECTURE: whether its programs run here, which the scripts of its packages want
+can_run() {
+    [[ $1 == "$(uname -m)" || -e /proc/sys/fs/binfmt_misc/qemu-$1 ]] ||
+        die "programs for $1 do not run here; tools/setup --$1 installs QEMU's user emulation and registers it"
+}
+
 # debian_sources SUITE: lines for sources.list; the archive that this machine uses, an image is no place to invent another
 debian_sources() {
     local sources

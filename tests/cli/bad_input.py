@@ -15,7 +15,7 @@ MIB = 1 << 20
 def refused(t, options, *parts, prefix=(), files=(), words=None):
     """Runs vmm, which is to refuse, in a sentence with all of `parts`."""
     before = {*os.listdir(t.folder), *files}
-    command = [*prefix, t.images.vmm, *(words or ["--kernel", t.images.vmlinux, *map(str, options)])]
+    command = [*prefix, t.images.vmm, *(words or ["--kernel", t.images.kernel, *map(str, options)])]
     result = subprocess.run(command, text=True, errors="replace", capture_output=True, stdin=subprocess.DEVNULL, timeout=60 * t.patience)
     said = result.stderr
     what = f"`vmm {' '.join(map(str, options))}`"
@@ -101,7 +101,7 @@ def first_part(path, size):
 
 @test
 def kernel_truncated(t):
-    for image in (t.images.vmlinux, t.images.bzimage):
+    for image in (t.images.kernel, t.images.bzimage):
         for size in (40, 600, 5000, os.path.getsize(image) // 2, os.path.getsize(image) - 4096):
             path = t.file("kernel", first_part(image, size))
             refused_kernel(t, path, path)
@@ -120,7 +120,7 @@ def kernel_damaged(t):
 @test
 def kernel_of_another_architecture(t):
     for machine, name in ((183, "arm64"), (243, "x86")):
-        header = bytearray(first_part(t.images.vmlinux, 64 << 10))
+        header = bytearray(first_part(t.images.kernel, 64 << 10))
         struct.pack_into("<H", header, 18, machine)
         path = t.file("kernel", bytes(header))
         refused_kernel(t, path, path, name, "x86")
@@ -133,8 +133,8 @@ def kernel_of_another_architecture(t):
 
 @test
 def kernel_larger_than_memory(t):
-    refused(t, ["--kernel", t.images.vmlinux, "--mem", "64M", "--initrd", t.file("initrd", b"x", size=63 * MIB)],
-            t.path("initrd"), words=["--kernel", t.images.vmlinux, "--mem", "64M", "--initrd", t.path("initrd")])
+    refused(t, ["--kernel", t.images.kernel, "--mem", "64M", "--initrd", t.file("initrd", b"x", size=63 * MIB)],
+            t.path("initrd"), words=["--kernel", t.images.kernel, "--mem", "64M", "--initrd", t.path("initrd")])
 
 
 @test
@@ -195,12 +195,12 @@ def disk_not_writable(t):
 def disk_in_use(t):
     path = t.file("disk", size=MIB)
     machine = t.small("--disk", path)
-    taken = subprocess.run([t.images.vmm, "--kernel", t.images.vmlinux, "--disk", path], text=True, capture_output=True,
+    taken = subprocess.run([t.images.vmm, "--kernel", t.images.kernel, "--disk", path], text=True, capture_output=True,
                            stdin=subprocess.DEVNULL)
     t.equal(taken.returncode, 1, "exit code")
     t.contains(taken.stderr, path)
     t.contains(taken.stderr, "in use by another vmm")
-    reads = subprocess.run([t.images.vmm, "--kernel", t.images.vmlinux, "--disk", f"{path},ro"], text=True,
+    reads = subprocess.run([t.images.vmm, "--kernel", t.images.kernel, "--disk", f"{path},ro"], text=True,
                            capture_output=True, stdin=subprocess.DEVNULL)
     t.contains(reads.stderr, "in use by another vmm")
     machine.power_off()
@@ -384,7 +384,7 @@ def tap_that_is_none(t):
 def tap_busy(t):
     with host.Bridge("vmmbr0", ["vmmtap0"]):
         machine = t.small("--net", "tap=vmmtap0")
-        taken = subprocess.run([t.images.vmm, "--kernel", t.images.vmlinux, "--net", "tap=vmmtap0"], text=True,
+        taken = subprocess.run([t.images.vmm, "--kernel", t.images.kernel, "--net", "tap=vmmtap0"], text=True,
                                capture_output=True, stdin=subprocess.DEVNULL)
         t.equal(taken.returncode, 1, "exit code")
         t.contains(taken.stderr, "'vmmtap0' is in use")
@@ -424,7 +424,7 @@ def control_socket_taken(t):
 
 
 def refused_while_another_runs(t, machine, options, *parts):
-    result = subprocess.run([t.images.vmm, "--kernel", t.images.vmlinux, *options], text=True, capture_output=True,
+    result = subprocess.run([t.images.vmm, "--kernel", t.images.kernel, *options], text=True, capture_output=True,
                             stdin=subprocess.DEVNULL)
     t.equal(result.returncode, 1, "exit code")
     t.equal(result.stderr.count("\n"), 1, f"lines of {result.stderr!r}")

@@ -7,6 +7,7 @@ import threading
 import urllib.request
 
 from harness import host, test
+from harness.architecture import CLOCK_SOURCE, DEBIAN, HERE
 
 
 class Web:
@@ -112,23 +113,28 @@ def network_process_dies(t):
     machine.power_off()
 
 
-def stock(t, version):
-    kernel, initrd = t.images.path(f"VMM_TEST_STOCK{version}"), t.images.path(f"VMM_TEST_STOCK{version}_INITRD")
+def stock(t, version, flavour="cloud-"):
+    kernel, initrd = t.images.path(f"VMM_TEST_{version}"), t.images.path(f"VMM_TEST_{version}_INITRD")
     machine = t.debian("--initrd", initrd, "--net", "user", kernel=kernel, cpus=2)
-    t.contains(machine.run("uname -r"), "cloud-amd64")
+    t.contains(machine.run("uname -r"), f"{flavour}{DEBIAN[HERE]}")
     t.equal(machine.run("nproc"), "2")
     t.contains(machine.run("findmnt -no SOURCE,OPTIONS /"), "/dev/vda rw")
     t.eventually(lambda: "10.0.2.15" in machine.run("ip -4 -o address show scope global", code=None), 60, "an address by DHCP")
-    t.equal(machine.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource"), "kvm-clock")
+    t.equal(machine.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource"), CLOCK_SOURCE[HERE])
     machine.console.send("systemctl poweroff\n")
     machine.ends(0, timeout=90)
 
 
-@test
+@test(only="x86_64")
 def stock_kernel_6_1(t):
-    stock(t, "61")
+    stock(t, "STOCK61")
 
 
 @test
 def stock_kernel_6_12(t):
-    stock(t, "612")
+    stock(t, "STOCK612")
+
+
+@test(only="aarch64")
+def generic_kernel_6_12(t):
+    stock(t, "GENERIC612", flavour="")

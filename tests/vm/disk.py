@@ -139,7 +139,7 @@ def rate_limits(t):
 def direct(t):
     """Past the page cache, on a file system that can: of the host's disk, as tmpfs has none in some kernels."""
     disk = t.file("disk.img", size=16 * MIB)
-    machine = t.machine("--kernel", t.images.vmlinux, "--disk", f"{disk},direct", "--dry-run")
+    machine = t.machine("--kernel", t.images.kernel, "--disk", f"{disk},direct", "--dry-run")
     if machine.wait() == 1:
         t.contains(machine.errors(), "direct")     # refused by name where the file system has none
         return

@@ -19,7 +19,7 @@ def panic_is_2(t):
     t.contains(machine.ends(2), "panic")
 
 
-@test
+@test(only="x86_64")
 def triple_fault_is_3(t):
     # The kernel's own way to reset by a triple fault.
     machine = t.small(append="reboot=t")

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from harness import Skip, host, test
+from harness.architecture import HERE
 from harness.vsock import dial
 
 MIB = 1 << 20
@@ -794,7 +795,7 @@ def refuses(t):
     t.contains(refusal("--restore", t.path("nowhere")), "there is no such directory")
     t.contains(refusal("--restore", saved, "--mem", "1G"), "--mem does not go with --restore")
     t.contains(refusal("--restore", saved, "--vsock", t.path("v")), "no vsock device")
-    for name, change in (("version", ('"version": 1', '"version": 9')), ("architecture", ("x86_64", "aarch64")),
+    for name, change in (("version", ('"version": 1', '"version": 9')), ("architecture", (HERE, "riscv64")),
                          ("size", ('"size": 268435456', '"size": 268439552'))):
         broken = t.path(f"broken-{name}")
         shutil.copytree(saved, broken)

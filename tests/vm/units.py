@@ -17,20 +17,20 @@ def cases(t, program, filter, expected, **environment):
         t.true(name in passed, f"{name} did not run: {result.stdout}")
 
 
-@test
+@test(only="x86_64")
 def taps_and_vhost(t):
     cases(t, "devices/virtio/net/virtio_net_test", "Tap*",
           ["TapTest.ErrorsNameTheTap", "TapDeviceTest.SeveralPairs", "TapDeviceTest.VhostServesTheQueues",
            "TapDeviceTest.VhostFindsBrokenRings"])
 
 
-@test
+@test(only="x86_64")
 def kvm(t):
     cases(t, "src/hypervisor/x86_64/arch_test", "Kvm.*", ["Kvm.TakesAMachine"])
 
 
-@test
+@test(only="x86_64")
 def real_kernels(t):
-    kernels = [t.images.path(name) for name in ("VMM_TEST_BZIMAGE", "VMM_TEST_VMLINUX", "VMM_TEST_STOCK61", "VMM_TEST_STOCK612")]
+    kernels = [t.images.path(name) for name in ("VMM_TEST_BZIMAGE", "VMM_TEST_KERNEL", "VMM_TEST_STOCK61", "VMM_TEST_STOCK612")]
     cases(t, "firmware/loader/loader_test", "KernelTest.RealKernels", ["KernelTest.RealKernels"],
           VMM_TEST_KERNELS=":".join(kernels))

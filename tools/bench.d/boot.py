@@ -18,7 +18,7 @@ def told(peer):
 
 
 def run(environment):
-    guest = peers.Guest(environment.images["vmlinux"], environment.images["initramfs"],
+    guest = peers.Guest(environment.images["kernel"], environment.images["initramfs"],
                         "vmm.run=true")
     for peer in environment.peers:
         peer = told(peer)

@@ -25,7 +25,7 @@ def run(environment):
         root = os.path.join(directory, "root.img")
         subprocess.run(["cp", "--sparse=always", environment.images["rootfs"], root], check=True)
         control = os.path.join(directory, "control")
-        guest = peers.Guest(environment.images["vmlinux"], words=peers.TICKING, memory=1024, disks=[root])
+        guest = peers.Guest(environment.images["kernel"], words=peers.TICKING, memory=1024, disks=[root])
         vmm = next(peer for peer in environment.peers if peer.name == "vmm")
         with peers.Running(restore.controlled(vmm, control), guest) as running:
             running.wait_for("login: ", 300)

@@ -19,6 +19,9 @@ REPETITIONS = 3  # the same
 # Each a module with: NATIVE (runs here rather than on the test host), UNIT, LESS_IS_BETTER, and
 # run(environment) -> iterator of (row, peer name, value), called once a repetition.
 NAMES = ["boot", "stock-boot", "memory", "start", "block", "net", "balloon", "save", "restore", "forks", "export"]
+# What needs no root image, stock kernel or run on this machine.
+FOREIGN_NAMES = ["boot", "memory", "save", "restore", "forks"]
+NATIVE_ARCHITECTURE = os.uname().machine
 
 
 def module(name):
@@ -34,18 +37,22 @@ class Environment:
         self.images = json.loads(arguments.images) if arguments.images else {}
 
 
-def prepare():
+def prepare(architecture):
     """Builds what the guests need, on this machine; cached by the recipes."""
 
     def last_lines(*command):
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
                               cwd=ROOT).stdout.split("\n")
 
+    kernel = "vmlinux" if architecture == "x86_64" else "Image"
+    images = {
+        "kernel": last_lines("guest-images/kernel/build", "--arch", architecture, "--print", kernel)[0],
+        "initramfs": last_lines("guest-images/initramfs/build", "--arch", architecture)[0],
+    }
+    if architecture != NATIVE_ARCHITECTURE:
+        return images
     stock = last_lines("guest-images/kernel/stock", "CLOUD6.1")
-    return {
-        "vmlinux": last_lines("guest-images/kernel/build", "--print", "vmlinux")[0],
-        "bzimage": last_lines("guest-images/kernel/build", "--print", "bzImage")[0],
-        "initramfs": last_lines("guest-images/initramfs/build")[0],
+    return images | {
         "rootfs": last_lines("guest-images/rootfs/build")[0],
         "stock_kernel": stock[0],
         "stock_initrd": stock[1],
@@ -76,7 +83,7 @@ def measure(name, environment, runs):
 def on_test_host(name, arguments, images):
     """In a boot of its own: one that the emulator breaks costs this benchmark alone, which begins again."""
     with tempfile.TemporaryDirectory(prefix="vmm-bench-") as out:
-        command = ["tools/test-host", "--out", out, "python3", __file__, "--vmm", arguments.vmm,
+        command = ["tools/test-host", "--arch", arguments.arch, "--out", out, "python3", __file__, "--vmm", arguments.vmm,
                    "--runs", str(arguments.runs), "--images", json.dumps(images), name]
         for _ in range(HOSTS):
             code = subprocess.run(command, cwd=ROOT, check=False).returncode
@@ -103,22 +110,24 @@ def report(name, values):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--vmm", required=True)
+    parser.add_argument("--arch", default=NATIVE_ARCHITECTURE)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json")
     parser.add_argument("--images", help=argparse.SUPPRESS)  # set when inside of the test host
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
-    names = arguments.names or NAMES
+    known = NAMES if arguments.arch == NATIVE_ARCHITECTURE else FOREIGN_NAMES
+    names = arguments.names or known
     for name in names:
-        if name not in NAMES:
-            sys.exit(f"bench: unknown benchmark '{name}': {', '.join(NAMES)} are known")
+        if name not in known:
+            sys.exit(f"bench: unknown benchmark '{name}': {', '.join(known)} are known for {arguments.arch}")
     if arguments.images:  # on the test host: measure, and leave the values for the outside
         environment = Environment(arguments)
         host_memory.touch_all()
         values = measure(names[0], environment, arguments.runs)
         pathlib.Path(os.environ["TEST_HOST_OUT"], "values.json").write_text(json.dumps(values))
         return
-    images = prepare()
+    images = prepare(arguments.arch)
     result = {}
     for name in names:
         if module(name).NATIVE:

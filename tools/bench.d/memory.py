@@ -22,7 +22,7 @@ def private_outside(pid, guest_bytes):
 
 
 def run(environment):
-    guest = peers.Guest(environment.images["vmlinux"], environment.images["initramfs"],
+    guest = peers.Guest(environment.images["kernel"], environment.images["initramfs"],
                         "vmm.run=sleep%2060")
     for peer in environment.peers:
         with peers.Running(peer, guest) as running:

@@ -6,6 +6,7 @@ them boot the same kernel with the same words, memory and disks.
 import json
 import os
 import pathlib
+import platform
 import select
 import signal
 import subprocess
@@ -15,10 +16,17 @@ from dataclasses import dataclass, field
 
 # What every peer's kernel is told, so that none waits for devices that it does not have. vmm adds
 # the same words by itself.
-QUICK_WORDS = (
-    "quiet panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on "
-    "8250.nr_uarts=1 console=ttyS0"
-)
+ARCHITECTURE = platform.machine()
+QUICK_WORDS = {
+    "x86_64": "quiet panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on "
+              "8250.nr_uarts=1 console=ttyS0",
+    "aarch64": "quiet panic=-1 cryptomgr.notests random.trust_cpu=on console=ttyAMA0",
+}[ARCHITECTURE]
+QEMU_MACHINE = {
+    "x86_64": ["qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on"],
+    "aarch64": ["qemu-system-aarch64", "-M", "virt,gic-version=host"],
+}[ARCHITECTURE]
+RESET = {"x86_64": " reboot=t", "aarch64": ""}[ARCHITECTURE]
 
 
 # For guests that stay up, of every peer: an emulated host loses the wake-up of an idle guest now and then, which the next tick repairs.
@@ -66,10 +74,10 @@ class Qemu:
 
     def command(self, guest, directory):
         words = QUICK_WORDS + (" root=/dev/vda rw " if guest.disks else " ") + guest.words
-        command = ["qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on", "-enable-kvm"]
+        command = [*QEMU_MACHINE, "-enable-kvm"]
         command += ["-cpu", "host", "-m", f"{guest.memory}M", "-smp", str(guest.cpus)]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        command += ["-serial", "stdio", "-kernel", guest.kernel, "-append", words + " reboot=t"]
+        command += ["-serial", "stdio", "-kernel", guest.kernel, "-append", words + RESET]
         if guest.initrd:
             command += ["-initrd", guest.initrd]
         for number, disk in enumerate(guest.disks):

@@ -41,7 +41,7 @@ def controlled(vmm, control):
 @contextlib.contextmanager
 def original(environment, memory=256, words=GUEST, disks=(), ready="tick 3"):
     """A running guest; save(name, *how) -> the answer; where saves lie; how long its cold boot took."""
-    guest = peers.Guest(environment.images["vmlinux"], environment.images["initramfs"],
+    guest = peers.Guest(environment.images["kernel"], environment.images["initramfs"],
                         "vmm.run64=" + base64.b64encode(words.encode()).decode(), memory=memory, disks=list(disks))
     directory = tempfile.mkdtemp(prefix="vmm-bench-", dir="/dev/shm")
     control = os.path.join(directory, "control")

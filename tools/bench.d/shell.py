@@ -19,7 +19,7 @@ def guest(environment, peer, **options):
         root = os.path.join(directory, "root.img")
         os.system(f"cp --sparse=always {environment.images['rootfs']} {root}")
         disks = [root, *options.pop("disks", [])]
-        machine = monitors.Guest(environment.images["vmlinux"], words=f"init=/bin/sh {monitors.TICKING}",
+        machine = monitors.Guest(environment.images["kernel"], words=f"init=/bin/sh {monitors.TICKING}",
                                  disks=disks, **options)
         with monitors.Running(peer, machine) as running:
             running.wait_for("# ")

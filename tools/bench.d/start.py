@@ -11,7 +11,7 @@ LESS_IS_BETTER = True
 
 
 def run(environment):
-    command = [environment.vmm, "--dry-run", "--kernel", environment.images["vmlinux"],
+    command = [environment.vmm, "--dry-run", "--kernel", environment.images["kernel"],
                "--initrd", environment.images["initramfs"], "--mem", "256M"]
     before = os.times()
     start = time.monotonic()

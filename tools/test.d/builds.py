@@ -8,7 +8,7 @@ import jobs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests/vm"))
-from harness.images import RECIPES      # noqa: E402
+from harness.images import RECIPES, recipe      # noqa: E402
 
 BUILD_SECONDS = 3600
 
@@ -23,7 +23,7 @@ class Build:
     def __init__(self, name, options, environment=None):
         self.path = os.path.join(ROOT, name)
         self._options, self._environment = options, {**os.environ, **(environment or {})}
-        self._built = False
+        self._built, self._targets = False, []
 
     def configure(self):
         command = ["meson", "setup", self.path, ROOT, *self._options]
@@ -38,7 +38,7 @@ class Build:
             return
         self.configure()
         say(f"building {os.path.basename(self.path)}")
-        self._run(["ninja", "-C", self.path], "build")
+        self._run(["ninja", "-C", self.path, *self._targets], "build")
         self._built = True
 
     def _run(self, command, what):
@@ -58,6 +58,14 @@ class Build:
     def fuzzers(self):
         folder = os.path.join(self.path, "tests/fuzz")
         return sorted(name[:-len("_fuzz")] for name in os.listdir(folder) if name.endswith("_fuzz"))
+
+
+class Cross(Build):
+    """The program alone, for another architecture."""
+
+    def __init__(self, architecture):
+        super().__init__(f"build-{architecture}", ["--cross-file", os.path.join(ROOT, f"tools/{architecture}.ini")])
+        self._targets = ["src/cli/vmm", "src/user_net/vmm-net"]
 
 
 class Given(Build):
@@ -94,18 +102,18 @@ def _ccache(compiler):
     return f"ccache {compiler}" if shutil.which("ccache") else compiler
 
 
-def make_images(say=print):
-    """Makes the guests' images, in the order of what takes the network first; their paths, by variable."""
+def cross(architecture):
+    return Cross(architecture)
+
+
+def make_images(architecture, say=print):
+    """Makes the images of an architecture's guests; their paths, by variable."""
     paths = {}
-    order = ["VMM_TEST_ROOT", "VMM_TEST_STOCK61", "VMM_TEST_STOCK612", "VMM_TEST_STOCK61_INITRD", "VMM_TEST_STOCK612_INITRD",
-             "VMM_TEST_INITRAMFS", "VMM_TEST_VMLINUX", "VMM_TEST_BZIMAGE"]
-    for variable in order:
-        recipe = RECIPES[variable]
-        process = jobs.start([os.path.join(ROOT, "guest-images", recipe[0]), *recipe[1:]], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE)
+    for variable in RECIPES[architecture]:
+        process = jobs.start(recipe(architecture, variable), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         output, errors = process.communicate()
         if process.returncode:
-            raise BuildFailed(f"{errors}\ncannot make the image of {variable}")
+            raise BuildFailed(f"{errors}\ncannot make the image of {variable} for {architecture}")
         for line in errors.splitlines():
             say(f"  {line}")
         paths[variable] = output.split()[-1]

@@ -17,8 +17,9 @@ import seeds            # noqa: E402
 from builds import ROOT, BuildFailed    # noqa: E402
 from report import Report               # noqa: E402
 
-GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
+GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm", "aarch64"]
 EXTRA = ["race"]        # only by name
+NATIVE = os.uname().machine
 UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
 GUEST_SECONDS = 2700
@@ -139,11 +140,11 @@ def emulated_hosts():
     return max(1, min(PROCESSORS, 4, (total - 3) // 6)), "8G" if total >= 9 else "6G" if total >= 7 else "4G"
 
 
-def run_guests(report, build, images, names):
-    """cli and vm. Emulated hosts run side by side, each with a share of the tests, and have one processor: emulation of
+def run_guests(report, build, architecture, images, names):
+    """cli and vm, or aarch64. Emulated hosts run side by side, each with a share of the tests, and have one processor: emulation of
     several at once is where kernels break that run well on hardware, and most guests have one vCPU."""
     expected = list_guests(names)
-    host = [os.path.join(ROOT, "tools/test-host"), "--timeout", str(GUEST_SECONDS)]
+    host = [os.path.join(ROOT, "tools/test-host"), "--arch", architecture, "--timeout", str(GUEST_SECONDS)]
     emulated = subprocess.run([*host, "--print"], text=True, capture_output=True).stdout.strip() == "emulated"
     hosts, memory = emulated_hosts() if emulated else (1, "8G")
     if emulated:
@@ -157,7 +158,7 @@ def run_guests(report, build, images, names):
 
 def run_share(report, host, environment, names):
     """In one boot of a host, where it lives that long."""
-    lines, left, code = report.lines("cli.", "vm."), names, 0
+    lines, left, code = report.lines("cli.", "vm.", "aarch64."), names, 0
     for attempt in range(HOSTS):
         if not left:
             return
@@ -202,15 +203,18 @@ def list_names(names):
 class Images(threading.Thread):
     """Makes the images while the program is compiled: the root and the stock kernels wait for the network mostly."""
 
-    def __init__(self, report):
+    def __init__(self, report, architecture):
         super().__init__(daemon=True)
-        self._report, self._paths, self._error = report, None, None
+        self._report, self._architecture, self._paths, self._error = report, architecture, None, None
 
     def run(self):
         try:
-            self._paths = builds.make_images(self._report.say)
+            if self._architecture != NATIVE:
+                subprocess.run([os.path.join(ROOT, "tools/setup"), f"--{self._architecture}"], check=True, capture_output=True, text=True)
+            self._paths = builds.make_images(self._architecture, self._report.say)
             # The emulated host's kernel and initramfs, too.
-            subprocess.run([os.path.join(ROOT, "tools/test-host"), "--timeout", "60", "true"], check=True, capture_output=True)
+            subprocess.run([os.path.join(ROOT, "tools/test-host"), "--arch", self._architecture, "--timeout", "60", "true"],
+                           check=True, capture_output=True, text=True)
         except (BuildFailed, subprocess.CalledProcessError) as error:
             self._error = getattr(error, "stderr", None) or error
 
@@ -246,9 +250,12 @@ def main(words):
         list_names(names)
         return 0
     report, begin = Report(), time.monotonic()
-    plain, sanitized, images = builds.plain(), builds.sanitized(), Images(report)
+    plain, sanitized, images = builds.plain(), builds.sanitized(), Images(report, NATIVE)
     wanted = [group for group in GROUPS + EXTRA if any(name.split(".")[0] == group for name in names)]
     guests = [name for name in names if name.split(".")[0] in ("cli", "vm")]
+    foreign = [name for name in names if name.split(".")[0] == "aarch64"]
+    if NATIVE == "aarch64":     # they are its own, by the name of `vm`
+        foreign = []
     if guests:
         images.start()
     if "unit" in wanted:
@@ -263,9 +270,17 @@ def main(words):
     if "fuzz" in wanted:
         attempt(report, "fuzz", lambda: build_and(run_fuzz, sanitized, report, sanitized, parts_of("fuzz", names)))
     if guests:
-        attempt(report, guests[0], lambda: build_and(run_guests, plain, report, plain, images.paths(), guests))
+        attempt(report, guests[0], lambda: build_and(run_guests, plain, report, plain, NATIVE, images.paths(), guests))
+    if foreign:
+        attempt(report, foreign[0], run_foreign, report, "aarch64", foreign)
     report.say(f"after {(time.monotonic() - begin) / 60:.1f} minutes:")
     return report.finish()
+
+
+def run_foreign(report, architecture, names):
+    paths = Images(report, architecture).paths()    # and what the compiler needs
+    build = builds.cross(architecture)
+    build_and(run_guests, build, report, build, architecture, paths, names)
 
 
 def on_signal(number, _):

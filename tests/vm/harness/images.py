@@ -4,19 +4,38 @@ import os
 import shutil
 import subprocess
 
+from .architecture import HERE
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-# Variable, recipe that makes it and prints its path.
+# Of each architecture: variable, recipe that makes it and prints its path; first what takes the network.
 RECIPES = {
-    "VMM_TEST_VMLINUX": ["kernel/build", "--print", "vmlinux"],
-    "VMM_TEST_BZIMAGE": ["kernel/build", "--print", "bzImage"],
-    "VMM_TEST_INITRAMFS": ["initramfs/build"],
-    "VMM_TEST_ROOT": ["rootfs/build"],
-    "VMM_TEST_STOCK61": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.1"],
-    "VMM_TEST_STOCK61_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.1"],
-    "VMM_TEST_STOCK612": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
-    "VMM_TEST_STOCK612_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.12"],
+    "x86_64": {
+        "VMM_TEST_ROOT": ["rootfs/build"],
+        "VMM_TEST_STOCK61": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.1"],
+        "VMM_TEST_STOCK612": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
+        "VMM_TEST_STOCK61_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.1"],
+        "VMM_TEST_STOCK612_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.12"],
+        "VMM_TEST_INITRAMFS": ["initramfs/build"],
+        "VMM_TEST_KERNEL": ["kernel/build", "--print", "vmlinux"],
+        "VMM_TEST_BZIMAGE": ["kernel/build", "--print", "bzImage"],
+    },
+    "aarch64": {
+        "VMM_TEST_ROOT": ["rootfs/build"],
+        "VMM_TEST_STOCK612": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
+        "VMM_TEST_STOCK612_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.12"],
+        "VMM_TEST_GENERIC612": ["kernel/stock", "--print", "vmlinuz", "GENERIC6.12"],
+        "VMM_TEST_GENERIC612_INITRD": ["kernel/stock", "--print", "initrd.img", "GENERIC6.12"],
+        "VMM_TEST_INITRAMFS": ["initramfs/build"],
+        "VMM_TEST_KERNEL": ["kernel/build", "--print", "Image"],
+    },
 }
+
+
+def recipe(architecture, variable):
+    """The command that makes an image."""
+    program, *words = RECIPES[architecture][variable]
+    return [os.path.join(ROOT, "guest-images", program), "--arch", architecture, *words]
 
 
 class Images:
@@ -38,8 +57,7 @@ class Images:
     def path(self, variable):
         """The image itself; not to be written to."""
         if variable not in os.environ:
-            recipe = [os.path.join(ROOT, "guest-images", RECIPES[variable][0]), *RECIPES[variable][1:]]
-            result = subprocess.run(recipe, text=True, stdout=subprocess.PIPE, check=True,
+            result = subprocess.run(recipe(HERE, variable), text=True, stdout=subprocess.PIPE, check=True,
                                     env=self._environment)
             os.environ[variable] = result.stdout.split()[-1]
         return os.environ[variable]
@@ -52,7 +70,7 @@ class Images:
             self._near[variable] = target
         return self._near[variable]
 
-    vmlinux = property(lambda self: self.near("VMM_TEST_VMLINUX"))
+    kernel = property(lambda self: self.near("VMM_TEST_KERNEL"))
     bzimage = property(lambda self: self.near("VMM_TEST_BZIMAGE"))
     initramfs = property(lambda self: self.near("VMM_TEST_INITRAMFS"))
     root = property(lambda self: self.near("VMM_TEST_ROOT"))
