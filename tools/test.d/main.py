@@ -17,8 +17,8 @@ import seeds            # noqa: E402
 from builds import ROOT, BuildFailed    # noqa: E402
 from report import Report               # noqa: E402
 
-GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm", "aarch64"]
-EXTRA = ["race"]        # only by name
+GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
+EXTRA = ["race", "aarch64"]        # only by name
 NATIVE = os.uname().machine
 UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
