@@ -20,10 +20,10 @@ class BuildFailed(Exception):
 class Build:
     """A build directory: configured when it is not, built once a run."""
 
-    def __init__(self, name, options, environment=None):
+    def __init__(self, name, options, environment=None, targets=()):
         self.path = os.path.join(ROOT, name)
         self._options, self._environment = options, {**os.environ, **(environment or {})}
-        self._built, self._targets = False, []
+        self._built, self._targets = False, targets
 
     def configure(self):
         command = ["meson", "setup", self.path, ROOT, *self._options]
@@ -58,14 +58,6 @@ class Build:
     def fuzzers(self):
         folder = os.path.join(self.path, "tests/fuzz")
         return sorted(name[:-len("_fuzz")] for name in os.listdir(folder) if name.endswith("_fuzz"))
-
-
-class Cross(Build):
-    """The program alone, for another architecture."""
-
-    def __init__(self, architecture):
-        super().__init__(f"build-{architecture}", ["--cross-file", os.path.join(ROOT, f"tools/{architecture}.ini")])
-        self._targets = ["src/cli/vmm", "src/user_net/vmm-net"]
 
 
 class Given(Build):
@@ -103,7 +95,9 @@ def _ccache(compiler):
 
 
 def cross(architecture):
-    return Cross(architecture)
+    """The program alone, for another architecture."""
+    return Build(f"build-{architecture}", ["--cross-file", os.path.join(ROOT, f"tools/{architecture}.ini")],
+                 targets=["src/cli/vmm", "src/user_net/vmm-net"])
 
 
 def make_images(architecture, say=print):

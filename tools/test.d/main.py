@@ -252,10 +252,8 @@ def main(words):
     report, begin = Report(), time.monotonic()
     plain, sanitized, images = builds.plain(), builds.sanitized(), Images(report, NATIVE)
     wanted = [group for group in GROUPS + EXTRA if any(name.split(".")[0] == group for name in names)]
-    guests = [name for name in names if name.split(".")[0] in ("cli", "vm")]
-    foreign = [name for name in names if name.split(".")[0] == "aarch64"]
-    if NATIVE == "aarch64":     # they are its own, by the name of `vm`
-        foreign = []
+    guests = [name for name in names if name.split(".")[0] in ("cli", "vm", NATIVE)]
+    foreign = [name for name in names if name.split(".")[0] == "aarch64" != NATIVE]
     if guests:
         images.start()
     if "unit" in wanted:

@@ -31,12 +31,17 @@ struct BootOptions {
   std::string log_level = "warn";
   std::string log_file;
   bool print_config = false, dry_run = false, help = false, version = false;
-  bool balloon = false, rng = false, no_reboot = false, paused = false;
+  bool paused = false;
 };
 
 po::options_description describe(BootOptions& o) {
   const auto text = [](std::optional<std::string>& target) {
     return po::value<std::string>()->notifier([&target](const std::string& v) { target = v; });
+  };
+  const auto flag = [](std::optional<bool>& target, bool value) {
+    return po::bool_switch()->notifier([&target, value](bool given) {
+      if (given) target = value;
+    });
   };
   po::options_description machine("The machine");
   machine.add_options()  //
@@ -53,14 +58,14 @@ po::options_description describe(BootOptions& o) {
           "a network card: user, tap=NAME, fd=N or socket=PATH; keys below")(
           "vsock", text(o.machine.vsock)->value_name("PATH[,cid=N]"),
           "host connects to PATH, the guest to PATH_PORT")(
-          "balloon", po::bool_switch(&o.balloon),
+          "balloon", flag(o.machine.balloon, true),
           "memory that the guest frees goes back to the host")(
-          "rng", po::bool_switch(&o.rng),
+          "rng", flag(o.machine.rng, true),
           "the host's random numbers, for a guest whose processor has none")(
           "serial", text(o.machine.serial)->value_name("WHERE"),
           "console: stdio, none, pty, file:PATH or socket:PATH (stdio)")(
           "name", text(o.machine.name)->value_name("TEXT"), "shown in its status")(
-          "no-reboot", po::bool_switch(&o.no_reboot), "end when the guest resets")(
+          "no-reboot", flag(o.machine.reboot, false), "end when the guest resets")(
           "restore", po::value(&o.restore)->value_name("PATH"),
           "go on from a snapshot, directory or exported file;\n"
           "--net, --vsock, --serial, --name override what it says;\n"
@@ -128,9 +133,6 @@ Result<MachineOptions> merge(const BootOptions& options) {
   MachineOptions merged;
   if (!options.config_file.empty()) merged = TRY(config::read_config_file(options.config_file));
   merged.override_with(options.machine);
-  if (options.balloon) merged.balloon = true;
-  if (options.rng) merged.rng = true;
-  if (options.no_reboot) merged.reboot = false;
   return merged;
 }
 

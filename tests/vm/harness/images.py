@@ -8,25 +8,28 @@ from .architecture import HERE
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-# Of each architecture: variable, recipe that makes it and prints its path; first what takes the network.
+
+def stock(variable, name):
+    return {variable: ["kernel/stock", "--print", "vmlinuz", name],
+            f"{variable}_INITRD": ["kernel/stock", "--print", "initrd.img", name]}
+
+
+# Variable, recipe that makes the image and prints its path; first what takes the network.
+EVERYWHERE = {
+    "VMM_TEST_ROOT": ["rootfs/build"],
+    **stock("VMM_TEST_STOCK612", "CLOUD6.12"),
+    "VMM_TEST_INITRAMFS": ["initramfs/build"],
+}
 RECIPES = {
     "x86_64": {
-        "VMM_TEST_ROOT": ["rootfs/build"],
-        "VMM_TEST_STOCK61": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.1"],
-        "VMM_TEST_STOCK612": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
-        "VMM_TEST_STOCK61_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.1"],
-        "VMM_TEST_STOCK612_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.12"],
-        "VMM_TEST_INITRAMFS": ["initramfs/build"],
+        **EVERYWHERE,
+        **stock("VMM_TEST_STOCK61", "CLOUD6.1"),
         "VMM_TEST_KERNEL": ["kernel/build", "--print", "vmlinux"],
         "VMM_TEST_BZIMAGE": ["kernel/build", "--print", "bzImage"],
     },
     "aarch64": {
-        "VMM_TEST_ROOT": ["rootfs/build"],
-        "VMM_TEST_STOCK612": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
-        "VMM_TEST_STOCK612_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.12"],
-        "VMM_TEST_GENERIC612": ["kernel/stock", "--print", "vmlinuz", "GENERIC6.12"],
-        "VMM_TEST_GENERIC612_INITRD": ["kernel/stock", "--print", "initrd.img", "GENERIC6.12"],
-        "VMM_TEST_INITRAMFS": ["initramfs/build"],
+        **EVERYWHERE,
+        **stock("VMM_TEST_GENERIC612", "GENERIC6.12"),
         "VMM_TEST_KERNEL": ["kernel/build", "--print", "Image"],
     },
 }
