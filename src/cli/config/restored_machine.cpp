@@ -1,6 +1,7 @@
 #include "src/cli/config/restored_machine.h"
 
 #include <array>
+#include <tuple>
 
 #include "src/hypervisor/snapshot/disk_file.h"
 
@@ -51,11 +52,20 @@ Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
     }
     options.nets = std::exchange(given.nets, {});
   }
-  if (given.vsock && !options.vsock) {
-    return fail("--vsock: the machine in snapshot '{}' has no vsock device", snapshot.path());
-  }
   // Before there was a key for it, every machine had one.
   if (!options.rng && snapshot.sections().has("rng")) options.rng = true;
+  const std::array<std::tuple<const char*, bool, bool>, 3> devices = {
+      {{"vsock", given.vsock.has_value(), options.vsock.has_value()},
+       {"balloon", given.balloon.value_or(false), options.balloon.value_or(false)},
+       {"rng", given.rng.value_or(false), options.rng.value_or(false)}}};
+  for (const auto& [name, wanted, there] : devices) {
+    if (wanted && !there) {
+      return fail("--{}: the machine in snapshot '{}' has no {} device", name, snapshot.path(),
+                  name);
+    }
+  }
+  given.balloon = options.balloon;
+  given.rng = options.rng;
   options.override_with(given);
   return options;
 }

@@ -58,6 +58,20 @@ TEST_F(RestoredMachineTest, ASnapshotWithRandomNumbersKeepsThem) {
   EXPECT_TRUE(with->rng);
 }
 
+TEST_F(RestoredMachineTest, DevicesThatItLacksAreRefusedByName) {
+  config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": "root.img", "balloon": true})";
+  ASSERT_TRUE(save("one"));
+  const auto source = snapshot::open_source(path("one"));
+  ASSERT_TRUE(source);
+  const auto refused = restored_options(**source, {.rng = true});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message(),
+            "--rng: the machine in snapshot '" + path("one") + "' has no rng device");
+  EXPECT_TRUE(restored_options(**source, {.balloon = true}));
+  EXPECT_TRUE(restored_options(**source, {.balloon = false})->balloon)
+      << "the guest has it, whatever a configuration file says";
+}
+
 TEST_F(RestoredMachineTest, DisksOfAnArchiveAreFilesOfItsOwn) {
   config_ = R"({"kernel": "vmlinux", "mem": "64M", "disk": ["data.img,ro", "root.img"]})";
   read_only_disk_ = path("data.img");
