@@ -88,6 +88,10 @@ class Queue {
 
   // Whether the driver wants an interrupt for what was pushed since the last call (2.7.7, 2.7.10).
   bool take_notification();
+  // The number of chains pushed since that.
+  std::uint16_t unnotified() const {
+    return static_cast<std::uint16_t>(next_used_ - notified_used_);
+  }
 
   // Asks the driver (not) to kick. enable_kicks() returns true when chains arrived meanwhile: the
   // caller must look again, as no kick will come for them.

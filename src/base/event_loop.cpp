@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <condition_variable>
 
 namespace vmm {
@@ -96,8 +97,7 @@ void EventLoop::run() {
   }
   std::vector<epoll_event> events(32);
   for (;;) {
-    const int n =
-        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms());
+    const int n = wait(events);
     for (int i = 0; i < n; ++i) {
       // An earlier callback of this batch may have forgotten this one.
       const auto it = watches_.find(events[static_cast<std::size_t>(i)].data.fd);
@@ -147,13 +147,21 @@ void EventLoop::dispatch_timers() {
   }
 }
 
-int EventLoop::timeout_ms() const {
-  if (timers_.empty()) return -1;
+// Until an event, or the next timer, to the nanosecond: a device's timers are of microseconds.
+int EventLoop::wait(std::span<epoll_event> events) const {
+  const auto size = static_cast<int>(events.size());
+  if (timers_.empty()) return ::epoll_wait(epoll_.get(), events.data(), size, -1);
   const auto next =
       std::min_element(timers_.begin(), timers_.end(),
                        [](const Timer& a, const Timer& b) { return a.when < b.when; });
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(next->when - Clock::now()).count();
-  return static_cast<int>(std::clamp<std::int64_t>(left, 0, 60'000));
+  const auto left = std::max(Clock::duration{}, next->when - Clock::now());
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+  const timespec timeout{seconds.count(), (left - seconds).count()};
+  const int n = ::epoll_pwait2(epoll_.get(), events.data(), size, &timeout, nullptr);
+  if (n >= 0 || errno != ENOSYS) return n;  // Linux before 5.11
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+  return ::epoll_wait(epoll_.get(), events.data(), size,
+                      static_cast<int>(std::min<std::int64_t>(milliseconds, 60'000)));
 }
 
 }  // namespace vmm

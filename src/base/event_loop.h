@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -64,7 +65,7 @@ class EventLoop {
   EventLoop(UniqueFd epoll, EventFd wakeup);
   void dispatch_tasks();
   void dispatch_timers();
-  int timeout_ms() const;
+  int wait(std::span<epoll_event> events) const;
 
   UniqueFd epoll_;
   EventFd wakeup_;

@@ -572,6 +572,131 @@ TEST_F(PollWindowTest, ClosesWhereLookingIsInVain) {
   EXPECT_EQ(window_.length().count(), 0) << "closed for longer the second time";
 }
 
+class InterruptModerationTest : public ::testing::Test {
+ protected:
+  // A driver that has `depth` requests in flight at most and sends one every `gap`. How many of
+  // `count` requests' interrupts it gets, and how long it stood still in all.
+  struct Seen {
+    int interrupts = 0;
+    InterruptModeration::Clock::duration idle{};
+  };
+  Seen drive(std::uint32_t depth, InterruptModeration::Clock::duration gap, int count) {
+    Seen seen;
+    std::uint32_t done = 0;
+    const auto tell = [&] {
+      moderation_.told(done);
+      done = 0;
+      ++seen.interrupts;
+    };
+    for (int i = 0; i < count; ++i) {
+      now_ += gap;
+      // Two at once now and then, as where the driver may not be interrupted.
+      const std::uint32_t together = depth > 1 && i % 16 == 0 ? 2 : 1;
+      moderation_.arrived(together, now_);
+      done = std::min(done + together, depth);
+      if (!moderation_.may_wait(done, now_)) {
+        tell();
+      } else if (done == depth) {
+        const auto stopped = now_;
+        while (moderation_.may_wait(done, now_)) now_ = moderation_.next_look(done, now_);
+        seen.idle += now_ - stopped;
+        tell();
+      }
+    }
+    return seen;
+  }
+  InterruptModeration moderation_;
+  InterruptModeration::Clock::time_point now_ =
+      InterruptModeration::Clock::time_point{} + std::chrono::seconds(1);
+};
+
+TEST_F(InterruptModerationTest, GathersWhereManyRequestsAreInFlight) {
+  drive(32, std::chrono::microseconds(20), 200);
+  const auto seen = drive(32, std::chrono::microseconds(20), 1600);
+  EXPECT_EQ(seen.idle.count(), 0);
+  EXPECT_LE(seen.interrupts, 2 * 1600 / static_cast<int>(InterruptModeration::kMost));
+}
+
+TEST_F(InterruptModerationTest, NeverWaitsForADriverOfOneRequest) {
+  const auto seen = drive(1, std::chrono::microseconds(20), 1000);
+  EXPECT_EQ(seen.interrupts, 1000);
+  EXPECT_EQ(seen.idle.count(), 0);
+}
+
+TEST_F(InterruptModerationTest, WaitsInVainRarely) {
+  using std::chrono::microseconds;
+  for (const std::uint32_t depth : {2u, 3u, 5u, 12u}) {
+    moderation_ = {};
+    const auto seen = drive(depth, microseconds(20), 20'000);
+    EXPECT_LT(seen.idle, microseconds(20) * 20'000 / 50) << "at depth " << depth;
+  }
+}
+
+TEST_F(InterruptModerationTest, FallsBackWhenTheDriverSendsOneAtATime) {
+  using std::chrono::microseconds;
+  drive(32, microseconds(20), 200);
+  const auto seen = drive(1, microseconds(20), 1000);
+  EXPECT_EQ(seen.interrupts, 1000);
+  EXPECT_LE(seen.idle, 100 * microseconds(20));
+}
+
+// The driver's processor is taken away now and then.
+TEST_F(InterruptModerationTest, OneLateRequestDoesNotEndIt) {
+  using std::chrono::microseconds;
+  int interrupts = 0;
+  for (int i = 0; i < 100; ++i) {
+    interrupts += drive(32, microseconds(20), 100).interrupts;
+    moderation_.told(1);
+  }
+  EXPECT_LE(interrupts, 100 * 100 / 4);
+}
+
+TEST_F(InterruptModerationTest, WaitsNoLongerThanABusyDriversPace) {
+  drive(32, std::chrono::microseconds(20), 200);
+  now_ += std::chrono::seconds(1);
+  moderation_.arrived(1, now_);
+  EXPECT_TRUE(moderation_.may_wait(1, now_));
+  const auto patience = InterruptModeration::kPatience * std::chrono::microseconds(20);
+  EXPECT_FALSE(moderation_.may_wait(1, now_ + patience));
+  EXPECT_LE(moderation_.next_look(1, now_), now_ + 2 * patience);
+}
+
+// Which requests of a queue the driver was told of.
+class ToldInterrupts : public TestInterrupts {
+ public:
+  explicit ToldInterrupts(const DriverQueue& driver) : driver_(driver) {}
+  void queue_used(std::uint16_t) override { told_ = driver_.used_index(); }
+  bool wait_told(std::uint16_t index) const {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (told_ != index && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    return told_ == index;
+  }
+
+ private:
+  const DriverQueue& driver_;
+  std::atomic<std::uint16_t> told_ = 0;
+};
+
+TEST(BlockDevice, TellsOfWhatWaitedForMore) {
+  BlockRig rig({}, test::kInMemory);
+  auto& driver = rig.queue();
+  ToldInterrupts interrupts(driver);
+  // Without EVENT_IDX each notification is an interrupt.
+  const auto features = rig.device().features() & ~kFeatureEventIdx;
+  ASSERT_TRUE(rig.device().activate(
+      test::activation_of(rig.ram().memory(), features, {&driver}, interrupts)));
+  std::uint16_t sent = 0;
+  for (int round = 0; round < 40; ++round) {
+    const int together = round % 4 == 0 ? 1 : 8;
+    for (int i = 0; i < together; ++i, ++sent) {
+      driver.add_indirect({BlockRig::header(kTypeIn), writable(512), writable(1)});
+    }
+    driver.kick();
+    ASSERT_TRUE(interrupts.wait_told(sent)) << "of " << together << " in round " << round;
+  }
+  (void)rig.device().deactivate();
+}
+
 class BlockHarness : public DeviceHarness {
  public:
   explicit BlockHarness(std::uint16_t queues) {

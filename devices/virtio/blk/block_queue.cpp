@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 namespace vmm::virtio::blk {
 namespace {
@@ -69,6 +70,7 @@ Queue BlockQueue::stop() {
   stopped_ = true;
   loop_.forget(kick_->fd());
   if (throttle_timer_) loop_.cancel_timer(*throttle_timer_);
+  if (look_timer_) loop_.cancel_timer(*look_timer_);
   while (free_.size() < slots_.size()) {
     channel_->wait();
     finish_completed();
@@ -88,15 +90,27 @@ void BlockQueue::drain() {
     if (broken_) return;
     channel_->commit();
     finish_completed();
-    notify();
+    const auto now = PollWindow::Clock::now();
+    if (arrived_ > 0) moderation_.arrived(std::exchange(arrived_, 0), now);
+    // What came meanwhile shares the interrupt; serve_available() bounds how much.
+    if (served == Served::all && queue_.available().value_or(0) > 0 &&
+        now - begin < kLongestDrain) {
+      continue;
+    }
+    if (served != Served::all || !may_wait(now)) notify();
     if (served == Served::throttled) return;                 // the timer comes back
     if (served == Served::no_slot && free_.empty()) return;  // a completion comes back
-    if (PollWindow::Clock::now() - begin >= kLongestDrain) {
+    if (now - begin >= kLongestDrain) {
+      notify();
       kick_->signal();  // to be back after the loop's other tasks
       return;
     }
     if (served != Served::all) continue;
     if (poll_for_work()) continue;
+    if (queue_.unnotified() > 0) {
+      look_again();
+      return;
+    }
     if (!queue_.enable_kicks()) return;
   }
 }
@@ -144,6 +158,7 @@ bool BlockQueue::serve(Chain chain) {
     }
     return false;
   }
+  ++arrived_;
   slot.chain.emplace(std::move(chain));  // its buffers stay where they are
   slot.status = request->status;
   slot.type = request->header.type;
@@ -175,6 +190,7 @@ bool BlockQueue::is_throttled(const BlockRequest& request) {
 std::optional<Status> BlockQueue::start_request(Slot& slot, std::uint32_t tag,
                                                 const BlockRequest& request) {
   Status status = Status::unsupported;
+  is_awaited_ |= request.header.type != kTypeIn && request.header.type != kTypeOut;
   switch (request.header.type) {
     case kTypeIn:
     case kTypeOut:
@@ -317,7 +333,26 @@ void BlockQueue::finish(std::uint32_t tag, Status status) {
 
 void BlockQueue::notify() {
   unnotified_bytes_ = 0;
+  is_awaited_ = false;
+  if (const auto done = queue_.unnotified()) moderation_.told(done);
   if (queue_.take_notification()) interrupts_.queue_used(index_);
+}
+
+// While the disk works on something, its completions come in their own time.
+bool BlockQueue::may_wait(InterruptModeration::Clock::time_point now) const {
+  return !is_awaited_ && free_.size() == slots_.size() && queue_.unnotified() > 0 &&
+         moderation_.may_wait(queue_.unnotified(), now);
+}
+
+// In place of kicks.
+void BlockQueue::look_again() {
+  if (look_timer_) return;
+  const auto now = InterruptModeration::Clock::now();
+  look_timer_ = loop_.add_timer(moderation_.next_look(queue_.unnotified(), now), [this] {
+    look_timer_.reset();
+    window_.forget();
+    drain();
+  });
 }
 
 bool BlockQueue::poll_for_work() {
@@ -337,7 +372,7 @@ bool BlockQueue::poll_for_work() {
       return false;
     }
     finish_completed();
-    notify();
+    if (!may_wait(now)) notify();
   }
 }
 

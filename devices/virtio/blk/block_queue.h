@@ -1,7 +1,8 @@
 // BlockQueue: serves one queue of a block device on the thread that runs its loop.
 //
 //   kick -> drain(): pop, check, submit to the disk's channel, one commit a batch
-//   disk -> finish_completed(): status byte, used ring; one notification a batch
+//   disk -> finish_completed(): status byte, used ring; one notification a batch, or for several
+//           (InterruptModeration)
 //   dry  -> poll for a moment (PollWindow), then ask for kicks again
 //
 // What is wrong with a request goes into its status byte. A chain that has no room for one, or
@@ -17,6 +18,7 @@
 #include "devices/backend/disk/token_bucket.h"
 #include "devices/virtio/blk/block_request.h"
 #include "devices/virtio/blk/block_statistics.h"
+#include "devices/virtio/blk/interrupt_moderation.h"
 #include "devices/virtio/blk/poll_window.h"
 #include "devices/virtio/device.h"
 #include "src/base/log.h"
@@ -76,6 +78,8 @@ class BlockQueue {
   void finish_completed();
   void finish(std::uint32_t tag, Status status);
   void notify();
+  bool may_wait(InterruptModeration::Clock::time_point now) const;
+  void look_again();
   bool poll_for_work();
   void on_ready();
   void give_up(std::string_view reason);
@@ -94,6 +98,10 @@ class BlockQueue {
   std::vector<std::uint32_t> free_;
   std::uint64_t unnotified_bytes_ = 0;
   PollWindow window_;
+  InterruptModeration moderation_;
+  std::uint32_t arrived_ = 0;  // requests of this batch
+  bool is_awaited_ = false;    // one is done that a driver sends nothing after (a flush)
+  std::optional<std::uint64_t> look_timer_;
   std::optional<std::uint64_t> throttle_timer_;
   bool stalled_ = false;  // kicks stay off until something completes
   bool broken_ = false;   // the device needs reset

@@ -27,6 +27,8 @@ class PollWindow {
   Clock::duration length() const { return length_; }
 
   void idle(Clock::time_point now) { idle_since_ = now; }
+  // Work again, by none of these: it says nothing.
+  void forget() { idle_since_ = {}; }
   void found() {
     idle_since_ = {};
     misses_ = 0;
