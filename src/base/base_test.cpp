@@ -66,6 +66,26 @@ TEST(EventLoop, RunsTasksAndTimersInOrder) {
   EXPECT_EQ(order, "abc");
 }
 
+// A device waits for microseconds: fifty timers in a row would take 50 ms if each was rounded up.
+TEST(EventLoop, TimersAreNotRoundedUp) {
+  using std::chrono::milliseconds;
+  auto best = EventLoop::Clock::duration::max();
+  for (int attempt = 0; attempt < 10 && best > milliseconds(40); ++attempt) {
+    auto loop = std::move(EventLoop::create().value());
+    int left = 50;
+    const auto begin = EventLoop::Clock::now();
+    std::function<void()> next = [&] {
+      if (left-- == 0) return loop->stop();
+      loop->add_timer(EventLoop::Clock::now() + std::chrono::microseconds(100), next);
+    };
+    next();
+    loop->run();
+    best = std::min(best, EventLoop::Clock::now() - begin);
+  }
+  EXPECT_GE(best, milliseconds(5));
+  EXPECT_LE(best, milliseconds(40));
+}
+
 TEST(EventLoop, CallbackMayForgetItself) {
   auto loop = std::move(*EventLoop::create());
   auto event = std::move(*EventFd::create());
