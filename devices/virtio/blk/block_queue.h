@@ -3,7 +3,8 @@
 //   kick -> drain(): pop, check, submit to the disk's channel, one commit a batch
 //   disk -> finish_completed(): status byte, used ring; one notification a batch, or for several
 //           (InterruptModeration)
-//   dry  -> poll for a moment (PollWindow), then ask for kicks again
+//   dry  -> poll for a moment (PollWindow), then ask for kicks again; while there are completions
+//           that the driver was not told of, look again by a timer
 //
 // What is wrong with a request goes into its status byte. A chain that has no room for one, or
 // that the queue refuses, ends the service until the driver resets the device.
