@@ -17,9 +17,8 @@ def told(peer):
     return type("Told", (), {"name": "vmm", "command": lambda self, g, d: [*plain(g, d), "--log-level", "info"]})()
 
 
-def run(environment):
-    guest = peers.Guest(environment.images["kernel"], environment.images["initramfs"],
-                        "vmm.run=true")
+def measure(environment, kernel):
+    guest = peers.Guest(kernel, environment.images["initramfs"], "vmm.run=true")
     for peer in environment.peers:
         peer = told(peer)
         host_memory.forget_last_guest()
@@ -34,3 +33,7 @@ def run(environment):
             if runs:
                 yield "of it, before the first KVM_RUN", peer.name, float(runs.group(1)) / 1000
             yield "power off, process ended", peer.name, running.wait_end()
+
+
+def run(environment):
+    yield from measure(environment, environment.images["kernel"])
