@@ -92,16 +92,17 @@ void BlockQueue::drain() {
     finish_completed();
     const auto now = PollWindow::Clock::now();
     if (arrived_ > 0) moderation_.arrived(std::exchange(arrived_, 0), now);
-    // What came meanwhile shares the interrupt; serve_available() bounds how much.
-    if (served == Served::all && queue_.available().value_or(0) > 0 &&
-        now - begin < kLongestDrain) {
-      continue;
+    const bool is_long = now - begin >= kLongestDrain;
+    if (served == Served::all && !is_long) {
+      // What came meanwhile shares the interrupt; serve_available() bounds how much.
+      if (queue_.available().value_or(0) > 0) continue;
+      if (!may_wait(now)) notify();
+    } else {
+      notify();
     }
-    if (served != Served::all || !may_wait(now)) notify();
     if (served == Served::throttled) return;                 // the timer comes back
     if (served == Served::no_slot && free_.empty()) return;  // a completion comes back
-    if (now - begin >= kLongestDrain) {
-      notify();
+    if (is_long) {
       kick_->signal();  // to be back after the loop's other tasks
       return;
     }
