@@ -33,16 +33,16 @@ class Build:
             command.append("--wipe")
         self._run(command, "configure")
 
-    def build(self, say=print):
+    def build(self, say=print, seconds=BUILD_SECONDS):
         if self._built:
             return
         self.configure()
         say(f"building {os.path.basename(self.path)}")
-        self._run(["ninja", "-C", self.path, *self._targets], "build")
+        self._run(["ninja", "-C", self.path, *self._targets], "build", seconds)
         self._built = True
 
-    def _run(self, command, what):
-        code, output, _ = jobs.run(command, BUILD_SECONDS, env=self._environment, cwd=ROOT)
+    def _run(self, command, what, seconds=BUILD_SECONDS):
+        code, output, _ = jobs.run(command, seconds, env=self._environment, cwd=ROOT)
         if code != 0:
             lines = output.splitlines()
             first = next((i for i, line in enumerate(lines) if "FAILED:" in line or "error:" in line or "ERROR:" in line), 0)
@@ -66,7 +66,7 @@ class Given(Build):
     def __init__(self, path):
         super().__init__(path, [])
 
-    def build(self, say=print):
+    def build(self, say=print, seconds=BUILD_SECONDS):
         if not os.path.exists(os.path.join(self.path, "src/cli/vmm")):
             raise BuildFailed(f"VMM_TEST_BUILD is {self.path}, and no vmm was built there")
 

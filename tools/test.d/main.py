@@ -17,15 +17,27 @@ import seeds            # noqa: E402
 from builds import ROOT, BuildFailed    # noqa: E402
 from report import Report               # noqa: E402
 
-GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
-EXTRA = ["race", "aarch64"]        # only by name
 NATIVE = os.uname().machine
+FOREIGN = [name for name in ("aarch64",) if name != NATIVE]     # machines that are emulated here for their tests
+GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm", *FOREIGN]
+EXTRA = ["race", *([NATIVE] if NATIVE == "aarch64" else [])]       # only by name
 UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
 GUEST_SECONDS = 2700
 HOST_DIED = 125         # tools/test-host's exit code for it
 HOSTS = 3               # that are tried
 PROCESSORS = os.cpu_count() or 1
+
+
+class Time:
+    """$VMM_TEST_MINUTES, which bounds the tests with guests, as they are the last: what it does not reach is reported as skipped."""
+    minutes = float(os.environ.get("VMM_TEST_MINUTES", "inf"))
+    begin = time.monotonic()
+
+    @classmethod
+    def left(cls, most):
+        """Seconds, at most as many as given; 0 when it is over."""
+        return max(0.0, min(most, cls.minutes * 60 - (time.monotonic() - cls.begin)))
 
 
 def parts_of(group, names):
@@ -140,11 +152,10 @@ def emulated_hosts():
     return max(1, min(PROCESSORS, 4, (total - 3) // 6)), "8G" if total >= 9 else "6G" if total >= 7 else "4G"
 
 
-def run_guests(report, build, architecture, images, names):
-    """cli and vm, or aarch64. Emulated hosts run side by side, each with a share of the tests, and have one processor: emulation of
+def run_guests(report, build, architecture, images, expected):
+    """Tests of cli and vm, or of aarch64. Emulated hosts run side by side, each with a share of the tests, and have one processor: emulation of
     several at once is where kernels break that run well on hardware, and most guests have one vCPU."""
-    expected = list_guests(names)
-    host = [os.path.join(ROOT, "tools/test-host"), "--arch", architecture, "--timeout", str(GUEST_SECONDS)]
+    host = [os.path.join(ROOT, "tools/test-host"), "--arch", architecture]
     emulated = subprocess.run([*host, "--print"], text=True, capture_output=True).stdout.strip() == "emulated"
     hosts, memory = emulated_hosts() if emulated else (1, "8G")
     if emulated:
@@ -160,17 +171,26 @@ def run_share(report, host, environment, names):
     """In one boot of a host, where it lives that long."""
     lines, left, code = report.lines("cli.", "vm.", "aarch64."), names, 0
     for attempt in range(HOSTS):
-        if not left:
-            return
-        code = jobs.lines([*host, os.path.join(ROOT, "tests/vm/run"), *left], GUEST_SECONDS + 300, lines, env=environment,
-                          cwd=ROOT)
+        seconds = Time.left(GUEST_SECONDS)
+        if not left or not seconds:
+            break
+        code = jobs.lines([*host, "--timeout", f"{seconds:.0f}", os.path.join(ROOT, "tests/vm/run"), *left], seconds + 300, lines,
+                          env=environment, cwd=ROOT)
         left = [name for name in names if name not in lines.finished]
         if code != HOST_DIED:
             break
         # A test that ends the host each time is not saved by another one.
         report.say(f"a host died with {len(left)} tests to go")
+    if not Time.left(1):
+        skip_rest(report, left)
+        return
     for name in left:
         report.result(name, "FAILED", log=f"the host ended with {code} before this test did")
+
+
+def skip_rest(report, names):
+    for name in names:
+        report.result(name, "skipped", reason=f"the {Time.minutes:g} minutes of VMM_TEST_MINUTES are over")
 
 
 def list_guests(names):
@@ -210,20 +230,26 @@ class Images(threading.Thread):
     def run(self):
         try:
             if self._architecture != NATIVE:
-                subprocess.run([os.path.join(ROOT, "tools/setup"), f"--{self._architecture}"], check=True, capture_output=True, text=True)
+                self._do(os.path.join(ROOT, "tools/setup"), f"--{self._architecture}")
             self._paths = builds.make_images(self._architecture, self._report.say)
             # The emulated host's kernel and initramfs, too.
-            subprocess.run([os.path.join(ROOT, "tools/test-host"), "--arch", self._architecture, "--timeout", "60", "true"],
-                           check=True, capture_output=True, text=True)
-        except (BuildFailed, subprocess.CalledProcessError) as error:
-            self._error = getattr(error, "stderr", None) or error
+            self._do(os.path.join(ROOT, "tools/test-host"), "--arch", self._architecture, "--timeout", "60", "true")
+        except BuildFailed as error:
+            self._error = error
+
+    def _do(self, *command):
+        code, output, _ = jobs.run(command, builds.BUILD_SECONDS)
+        if code != 0:
+            raise BuildFailed(f"{output}\n{' '.join(command)} ended with {code}")
 
     def paths(self):
         if self.ident is None:
             self.start()
-        self.join()
+        self.join(Time.left(threading.TIMEOUT_MAX))
+        if self.is_alive():
+            raise BuildFailed(f"the images of {self._architecture} take too long")
         if self._error:
-            raise BuildFailed(str(self._error))
+            raise self._error
         return self._paths
 
 
@@ -253,7 +279,7 @@ def main(words):
     plain, sanitized, images = builds.plain(), builds.sanitized(), Images(report, NATIVE)
     wanted = [group for group in GROUPS + EXTRA if any(name.split(".")[0] == group for name in names)]
     guests = [name for name in names if name.split(".")[0] in ("cli", "vm", NATIVE)]
-    foreign = [name for name in names if name.split(".")[0] == "aarch64" != NATIVE]
+    foreign = {one: named for one in FOREIGN if (named := [name for name in names if name.split(".")[0] == one])}
     if guests:
         images.start()
     if "unit" in wanted:
@@ -268,17 +294,26 @@ def main(words):
     if "fuzz" in wanted:
         attempt(report, "fuzz", lambda: build_and(run_fuzz, sanitized, report, sanitized, parts_of("fuzz", names)))
     if guests:
-        attempt(report, guests[0], lambda: build_and(run_guests, plain, report, plain, NATIVE, images.paths(), guests))
-    if foreign:
-        attempt(report, foreign[0], run_foreign, report, "aarch64", foreign)
+        attempt(report, guests[0], test_guests, report, NATIVE, guests, plain, images)
+    for architecture, named in foreign.items():
+        attempt(report, named[0], test_guests, report, architecture, named, builds.cross(architecture), Images(report, architecture))
     report.say(f"after {(time.monotonic() - begin) / 60:.1f} minutes:")
     return report.finish()
 
 
-def run_foreign(report, architecture, names):
-    paths = Images(report, architecture).paths()    # and what the compiler needs
-    build = builds.cross(architecture)
-    build_and(run_guests, build, report, build, architecture, paths, names)
+def test_guests(report, architecture, names, build, images):
+    expected = list_guests(names)
+    try:
+        if Time.left(1):
+            paths = images.paths()      # first: with them comes what the cross compiler needs
+            build.build(report.say, Time.left(builds.BUILD_SECONDS))
+    except BuildFailed:
+        if Time.left(1):
+            raise
+    if Time.left(1):
+        run_guests(report, build, architecture, paths, expected)
+    else:
+        skip_rest(report, expected)
 
 
 def on_signal(number, _):
