@@ -19,8 +19,9 @@ REPETITIONS = 3  # the same
 # Each a module with: NATIVE (runs here rather than on the test host), UNIT, LESS_IS_BETTER, and
 # run(environment) -> iterator of (row, peer name, value), called once a repetition.
 NAMES = ["boot", "stock-boot", "memory", "start", "block", "net", "balloon", "save", "restore", "forks", "export"]
-# What needs no root image, stock kernel or run on this machine.
-FOREIGN_NAMES = ["boot", "memory", "save", "restore", "forks"]
+NEED_ROOT = {"block", "net", "balloon", "export"}
+# Not of this machine itself, nor of a kernel that is measured here alone.
+FOREIGN_NAMES = [name for name in NAMES if name not in ("stock-boot", "start")]
 NATIVE_ARCHITECTURE = os.uname().machine
 
 
@@ -37,8 +38,8 @@ class Environment:
         self.images = json.loads(arguments.images) if arguments.images else {}
 
 
-def prepare(architecture):
-    """Builds what the guests need, on this machine; cached by the recipes."""
+def prepare(architecture, names):
+    """Builds what the guests of these benchmarks need, on this machine; cached by the recipes."""
 
     def last_lines(*command):
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
@@ -49,14 +50,11 @@ def prepare(architecture):
         "kernel": last_lines("guest-images/kernel/build", "--arch", architecture, "--print", kernel)[0],
         "initramfs": last_lines("guest-images/initramfs/build", "--arch", architecture)[0],
     }
-    if architecture != NATIVE_ARCHITECTURE:
-        return images
-    stock = last_lines("guest-images/kernel/stock", "CLOUD6.1")
-    return images | {
-        "rootfs": last_lines("guest-images/rootfs/build")[0],
-        "stock_kernel": stock[0],
-        "stock_initrd": stock[1],
-    }
+    if NEED_ROOT & set(names):
+        images["rootfs"] = last_lines("guest-images/rootfs/build", "--arch", architecture)[0]
+    if "stock-boot" in names:
+        images["stock_kernel"] = last_lines("guest-images/kernel/stock", "CLOUD6.1")[0]
+    return images
 
 
 def repetition(name, environment):
@@ -127,7 +125,7 @@ def main():
         values = measure(names[0], environment, arguments.runs)
         pathlib.Path(os.environ["TEST_HOST_OUT"], "values.json").write_text(json.dumps(values))
         return
-    images = prepare(arguments.arch)
+    images = prepare(arguments.arch, names)
     result = {}
     for name in names:
         if module(name).NATIVE:

@@ -26,6 +26,9 @@ QEMU_MACHINE = {
     "x86_64": ["qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on"],
     "aarch64": ["qemu-system-aarch64", "-M", "virt,gic-version=host"],
 }[ARCHITECTURE]
+# microvm has virtio-mmio alone; on virt PCI is usual, and keeps the order of the disks.
+QEMU_BUS = {"x86_64": "device", "aarch64": "pci"}[ARCHITECTURE]
+QEMU_NET = {"x86_64": "virtio-net-device", "aarch64": "virtio-net-pci,romfile="}[ARCHITECTURE]
 RESET = {"x86_64": " reboot=t", "aarch64": ""}[ARCHITECTURE]
 
 
@@ -83,15 +86,15 @@ class Qemu:
         for number, disk in enumerate(guest.disks):
             command += ["-object", f"iothread,id=io{number}"]
             command += ["-drive", f"id=d{number},file={disk},format=raw,if=none,aio=io_uring"]
-            command += ["-device", f"virtio-blk-device,drive=d{number},iothread=io{number}"]
+            command += ["-device", f"virtio-blk-{QEMU_BUS},drive=d{number},iothread=io{number}"]
         if guest.tap:
             command += ["-netdev", f"tap,id=n,ifname={guest.tap},script=no,downscript=no,vhost=on"]
-            command += ["-device", "virtio-net-device,netdev=n"]
+            command += ["-device", f"{QEMU_NET},netdev=n"]
         if guest.user_forward:
             forward = "hostfwd=tcp:127.0.0.1:{}-:{}".format(*guest.user_forward)
-            command += ["-netdev", f"user,id=n,{forward}", "-device", "virtio-net-device,netdev=n"]
+            command += ["-netdev", f"user,id=n,{forward}", "-device", f"{QEMU_NET},netdev=n"]
         if guest.balloon:
-            command += ["-device", "virtio-balloon-device,free-page-reporting=on"]
+            command += ["-device", f"virtio-balloon-{QEMU_BUS},free-page-reporting=on"]
         return command
 
 
