@@ -84,6 +84,25 @@ TEST_F(ArchiveTest, SameSnapshotSameBytes) {
   EXPECT_EQ(content(path("a.vmm")), content(path("c.vmm")));
 }
 
+// Frames are encoded side by side, more than there are threads for, and some in no time.
+TEST_F(ArchiveTest, FramesStayInOrder) {
+  constexpr std::size_t kFrame = 512u << 10;
+  for (unsigned i = 0; i < 40; ++i) {
+    std::string frame = i % 3 == 0 ? noise(kFrame, i) : std::string(kFrame, 'f');
+    for (std::size_t page = 0; page < kFrame; page += kPage) {
+      const std::string name = "page " + std::to_string(i * kFrame + page);
+      frame.replace(page, name.size(), name);
+    }
+    disk_ += frame;
+  }
+  ASSERT_TRUE(save("one"));
+  ASSERT_TRUE(pack("one", "a.vmm"));
+  ASSERT_TRUE(unpack("a.vmm", "two"));
+  EXPECT_TRUE(content(path("two/disk0.img")) == disk_);
+  ASSERT_TRUE(pack("two", "b.vmm"));
+  EXPECT_TRUE(content(path("a.vmm")) == content(path("b.vmm")));
+}
+
 TEST_F(ArchiveTest, MergesAChain) {
   ASSERT_TRUE(save("base"));
   fill(GuestAddress{2 * kPage}, 'B');

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <unordered_map>
 
 #include "src/base/new_file.h"
@@ -20,7 +22,7 @@ namespace {
 
 // Part of the format's promise that the same snapshot makes the same bytes. Measured: FORMAT.md.
 constexpr std::uint32_t kFramePages = 128;
-constexpr int kLevel = 3;
+constexpr int kLevel = 6;
 // A machine's memory may hold anything.
 constexpr mode_t kMode = 0600;
 
@@ -28,34 +30,47 @@ struct ContextDeleter {
   void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
 };
 
-// The frames of the file, one behind the other, with the digest and the seek table of them.
+// The frames of the file, one behind the other, with the digest and the seek table of them. As many
+// are encoded at a time as there are processors, while the caller reads and hashes what comes next;
+// they are written in the order in which they were given.
 class FrameWriter {
  public:
   static Result<FrameWriter> create(const std::string& path) {
     FrameWriter writer;
     writer.file_.emplace(TRY(NewFile::create(path, kMode)));
-    writer.context_.reset(ZSTD_createCCtx());
-    auto* context = writer.context_.get();
-    if (context == nullptr) return fail("zstd: out of memory");
-    if (ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, kLevel)) != 0 ||
-        ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)) != 0) {
-      return fail("zstd does not take its parameters");
+    writer.slots_.resize(std::clamp(std::thread::hardware_concurrency(), 1u, kMostAtATime));
+    for (auto& slot : writer.slots_) {
+      slot.context.reset(ZSTD_createCCtx());
+      auto* context = slot.context.get();
+      if (context == nullptr) return fail("zstd: out of memory");
+      if (ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, kLevel)) != 0 ||
+          ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)) != 0) {
+        return fail("zstd does not take its parameters");
+      }
     }
     return writer;
   }
 
   Result<void> skippable(std::uint32_t magic, std::span<const std::byte> content) {
+    TRY(write_encoded());
     return append(skippable_frame(magic, content), 0);
   }
+  // The content is copied.
   Result<void> encoded(std::span<const std::byte> content) {
-    buffer_.resize(ZSTD_compressBound(content.size()));
-    const std::size_t size = ZSTD_compress2(context_.get(), buffer_.data(), buffer_.size(),
-                                            content.data(), content.size());
-    if (ZSTD_isError(size) != 0) return fail("zstd: {}", ZSTD_getErrorName(size));
-    return append(std::span(buffer_).first(size), content.size());
+    if (given_ - written_ == slots_.size()) TRY(write_oldest());
+    Slot& slot = slots_[given_++ % slots_.size()];
+    slot.content.assign(content.begin(), content.end());
+    slot.frame.resize(ZSTD_compressBound(content.size()));
+    // `deferred`, too: where no thread is to be had, it is done when it is waited for.
+    slot.size = std::async(std::launch::async | std::launch::deferred, [&slot] {
+      return ZSTD_compress2(slot.context.get(), slot.frame.data(), slot.frame.size(),
+                            slot.content.data(), slot.content.size());
+    });
+    return {};
   }
   // Digest and seek table; returns the digest.
   Result<std::string> finish() {
+    TRY(write_encoded());
     const auto digest = hash_.finish();
     TRY(skippable(kDigestMagic, digest));
     const auto table = encode_seek_table(table_);
@@ -67,6 +82,24 @@ class FrameWriter {
   std::uint64_t bytes() const { return bytes_; }
 
  private:
+  static constexpr unsigned kMostAtATime = 16;
+  struct Slot {
+    std::unique_ptr<ZSTD_CCtx, ContextDeleter> context;
+    std::vector<std::byte> content;
+    std::vector<std::byte> frame;
+    std::future<std::size_t> size;  // last: what it uses outlives it
+  };
+
+  Result<void> write_encoded() {
+    while (written_ < given_) TRY(write_oldest());
+    return {};
+  }
+  Result<void> write_oldest() {
+    Slot& slot = slots_[written_++ % slots_.size()];
+    const std::size_t size = slot.size.get();
+    if (ZSTD_isError(size) != 0) return fail("zstd: {}", ZSTD_getErrorName(size));
+    return append(std::span(slot.frame).first(size), slot.content.size());
+  }
   Result<void> append(std::span<const std::byte> frame, std::size_t decoded) {
     hash_.update(frame);
     bytes_ += frame.size();
@@ -81,8 +114,9 @@ class FrameWriter {
     return {};
   }
   std::optional<NewFile> file_;
-  std::unique_ptr<ZSTD_CCtx, ContextDeleter> context_;
-  std::vector<std::byte> buffer_;
+  std::vector<Slot> slots_;  // a ring: those from `written_` up to `given_` are in use
+  std::uint64_t given_ = 0;
+  std::uint64_t written_ = 0;
   std::vector<SeekEntry> table_;
   Sha256 hash_;
   std::uint64_t bytes_ = 0;
