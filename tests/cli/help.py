@@ -3,7 +3,7 @@ import os
 import re
 import subprocess
 
-from harness import Skip, test
+from harness import Skip, suite, test
 from harness.images import ROOT
 
 
@@ -76,3 +76,17 @@ def readme_and_help_name_the_same_options(t):
     t.equal(sorted(unknown), [], "options in README's commands that --help does not know")
     for command in re.findall(r"^  ([a-z-]+)  ", output(t, "ctl", "--help"), re.M):
         t.contains(readme, command, "a command of `vmm ctl` in README")
+
+
+@test
+def readme_counts_the_tests_with_guests(t):
+    with open(os.path.join(ROOT, "README.md")) as file:
+        table = file.read().partition("\n## Tests\n")[2].partition("\n## ")[0]
+    said = {name: (int(x86_64), int(aarch64)) for name, x86_64, aarch64 in
+            re.findall(r"^\| ([a-z]+) \| (\d+) \| (\d+) \|", table, re.M)}
+    there = {}
+    for one in suite.TESTS:
+        if one.folder == "vm":
+            there.setdefault(one.name.split(".")[0], []).append(one.only)
+    t.equal(said, {name: tuple(sum(only in (None, architecture) for only in all_of_it) for architecture in ("x86_64", "aarch64"))
+                   for name, all_of_it in there.items()}, "how many tests README says that there are")
