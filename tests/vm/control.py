@@ -71,7 +71,8 @@ def metrics(t):
     block = after["devices"]["blk0"]
     t.between(block["bytes_written"] - before["bytes_written"], 4 << 20, 5 << 20, "bytes written")
     t.true(block["flushes"] > before["flushes"], "a flush is counted")
-    t.true(after["vcpus"][0]["io"] > 0 and after["vcpus"][0]["mmio"] >= 0, "exits are counted")
+    # x86-64's console is at ports, aarch64 has none.
+    t.true(after["vcpus"][0]["io"] + after["vcpus"][0]["mmio"] > 0, "exits are counted")
     memory = after["memory"]
     t.equal(memory["guest"], 256 << 20)
     t.true(0 < memory["guest_resident"] <= memory["resident"], f"memory makes sense: {memory}")
