@@ -16,7 +16,6 @@
 #include "src/base/worker.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"
-#include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/snapshot/reader.h"
 
 namespace vmm {
@@ -313,11 +312,11 @@ Result<void> Saver::find_pages(Machine& machine, Job& job) {
     tracked_.clear();
     for_each_disk(*job.machine,
                   [](const std::string&, disk::CopiedDisk& disk) { disk.start_record(); });
-    if (const auto cleared = snapshot::clear_dirty(); cleared) {
+    if (const auto tracking = tracker_.restart(machine.memory()); tracking) {
       job.tracking = true;
-      tracking_ = snapshot::Tracking::cleared;
+      tracking_ = *tracking;
     } else {
-      log::info("no incremental snapshot can follow: {}", cleared.error().message());
+      log::info("no incremental snapshot can follow: {}", tracking.error().message());
     }
   }
   if (job.request.live) return job.fork_writer();

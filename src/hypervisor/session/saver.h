@@ -24,6 +24,7 @@
 #include "src/base/result.h"
 #include "src/hypervisor/machine/machine.h"
 #include "src/hypervisor/snapshot/memory_layer.h"
+#include "src/hypervisor/snapshot/write_tracker.h"
 #include "src/hypervisor/snapshot/writer.h"
 
 namespace vmm::disk {
@@ -75,6 +76,7 @@ class Saver {
   // none.
   std::string tracked_;
   snapshot::Tracking tracking_ = snapshot::Tracking::restored;
+  snapshot::WriteTracker tracker_;
   std::unique_ptr<Job> job_;  // of the second step
   std::uint64_t jobs_ = 0;    // so far
   std::thread thread_;

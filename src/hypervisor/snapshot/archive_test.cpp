@@ -50,7 +50,6 @@ class ArchiveTest : public SnapshotTest {
     }
     return count;
   }
-  static constexpr std::array<Extent, 1> kAll = {Extent{0, 2u << 20}};
 };
 
 TEST_F(ArchiveTest, ComesBackAsItWas) {

@@ -90,7 +90,9 @@ Result<std::vector<Extent>> written_pages(const GuestMemory& memory, Tracking tr
         ++next;
       }
       const bool had_data = next < parent_data.size() && parent_data[next].offset <= offset;
-      const bool written = tracking == Tracking::cleared ? use.dirty : !use.shared;
+      const bool written = tracking == Tracking::restored     ? !use.shared
+                           : tracking == Tracking::soft_dirty ? use.soft_dirty
+                                                              : !use.write_protected;
       if (use.present ? written : had_data) append_page(extents, offset);
     }));
   }

@@ -43,7 +43,8 @@ Result<std::vector<Extent>> touched_pages(const GuestMemory& memory);
 // How it is known which pages were written since the parent.
 enum class Tracking : std::uint8_t {
   restored,  // the parent is what the memory was restored from: private pages are the written ones
-  cleared,   // clear_dirty() was called when the parent was saved
+  soft_dirty,       // a WriteTracker was restarted when the parent was saved: pages with that bit,
+  write_protected,  // or those that lost their protection
 };
 // The pages that may differ from the parent's: written ones, and those that are not there (given
 // back, they read as zero now) where the parent has data.

@@ -14,9 +14,11 @@
 namespace vmm::snapshot {
 
 struct PageUse {
-  bool present = false;  // in memory or swapped out
-  bool shared = false;   // of a file, as it is there
-  bool dirty = false;    // written since clear_dirty()
+  bool resident = false;         // in memory
+  bool present = false;          // in memory, swapped out, or missing and write-protected
+  bool shared = false;           // of a file, as it is there
+  bool soft_dirty = false;       // what these two say: write_tracker.h
+  bool write_protected = false;  // by userfaultfd
 };
 
 // Calls `visit(flat offset, PageUse)` for each page of a region, in order.
@@ -29,12 +31,12 @@ class PageMap {
     for (std::uint64_t at = 0; at < region.range.size; at += kStep) {
       TRY(read(region.host + at, std::min(kStep, region.range.size - at), entries));
       for (std::size_t i = 0; i < entries.size(); ++i) {
-        constexpr std::uint64_t kPresent = 3ull << 62;  // present or swapped
-        constexpr std::uint64_t kFile = 1ull << 61;
-        constexpr std::uint64_t kSoftDirty = 1ull << 55;
-        visit(region.flat_offset + at + i * kPage,
-              PageUse{(entries[i] & kPresent) != 0, (entries[i] & kFile) != 0,
-                      (entries[i] & kSoftDirty) != 0});
+        const auto has = [&](unsigned bit) { return (entries[i] >> bit & 1) != 0; };
+        visit(region.flat_offset + at + i * kPage, PageUse{.resident = has(63),
+                                                           .present = has(63) || has(62),
+                                                           .shared = has(61),
+                                                           .soft_dirty = has(55),
+                                                           .write_protected = has(57)});
       }
     }
     return {};
@@ -49,9 +51,5 @@ class PageMap {
                     std::vector<std::uint64_t>& entries) const;
   UniqueFd fd_;
 };
-
-// From now on, pages that are written are dirty: by vCPUs, devices, or the kernel for them. Error:
-// the host's kernel does not track.
-Result<void> clear_dirty();
 
 }  // namespace vmm::snapshot

@@ -27,6 +27,7 @@ namespace fs = std::filesystem;
 inline constexpr std::uint64_t kPage = 4096;
 inline constexpr std::array<MemoryRange, 2> kRanges = {
     MemoryRange{GuestAddress{0}, 1u << 20}, MemoryRange{GuestAddress{4ull << 30}, 1u << 20}};
+inline constexpr std::array<Extent, 1> kAll = {Extent{0, 2u << 20}};  // of them, flat
 
 struct Example {
   static constexpr std::string_view kKind = "example";

@@ -4,8 +4,8 @@
 #include "src/hypervisor/snapshot/export.h"
 #include "src/hypervisor/snapshot/import.h"
 #include "src/hypervisor/snapshot/merge.h"
-#include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
+#include "src/hypervisor/snapshot/write_tracker.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -189,23 +189,51 @@ TEST_F(SnapshotTest, WriterTakesAwayWhatAKilledOneLeft) {
   EXPECT_FALSE(fs::exists(path("one.partial")));
 }
 
-TEST_F(SnapshotTest, DirtyPagesAreThoseWritten) {
-  if (const auto cleared = clear_dirty(); !cleared) GTEST_SKIP() << cleared.error().message();
-  fill(GuestAddress{2 * kPage}, 'x');
-  const auto map = PageMap::open();
-  ASSERT_TRUE(map);
-  std::vector<std::uint64_t> dirty;
-  std::size_t huge = 0;
-  for (const auto& region : memory_->regions()) {
-    ASSERT_TRUE(map->for_each(region, [&](std::uint64_t offset, PageUse use) {
-      if (!use.dirty) return;
-      dirty.push_back(offset);
-      ++huge;
-    }));
+// Both ways to know what was written, of fresh memory and of memory that started as a file.
+class WrittenPagesTest : public SnapshotTest, public ::testing::WithParamInterface<Tracking> {};
+
+TEST_P(WrittenPagesTest, AreThoseWrittenSince) {
+  ASSERT_TRUE(save("one"));
+  const auto from_file = Reader::open(path("one")).value()->map_memory();
+  ASSERT_TRUE(from_file);
+  for (const GuestMemory* memory : {memory_.get(), from_file->get()}) {
+    WriteTracker tracker;
+    if (const auto result = tracker.restart(*memory, GetParam()); !result) {
+      GTEST_SKIP() << result.error().message();
+    }
+    const auto written = [&] {
+      std::vector<std::uint64_t> offsets;
+      const auto extents = written_pages(*memory, GetParam(), {}).value();
+      for (const auto& extent : extents) {
+        for (std::uint64_t at = 0; at < extent.length; at += kPage) {
+          offsets.push_back(extent.offset + at);
+        }
+      }
+      return offsets;
+    };
+    fill(*memory, GuestAddress{2 * kPage}, 'x');             // was there
+    fill(*memory, GuestAddress{(4ull << 30) + kPage}, 'y');  // was not
+    EXPECT_EQ(first_byte(*memory, kPage), 'a');              // read only
+    EXPECT_EQ(written(), (std::vector<std::uint64_t>{2 * kPage, (1u << 20) + kPage}));
+    // Given back: none of it is there, or what is there is new.
+    ASSERT_TRUE(memory->discard(GuestAddress{2 * kPage}, kPage));
+    EXPECT_EQ(first_byte(*memory, 2 * kPage), 0);
+    const auto given_back = written_pages(*memory, GetParam(), kAll).value();
+    ASSERT_FALSE(given_back.empty());
+    EXPECT_LE(given_back[0].offset, 2 * kPage);
+    ASSERT_TRUE(tracker.restart(*memory, GetParam()));
+    EXPECT_EQ(written(), std::vector<std::uint64_t>{});
+    fill(*memory, GuestAddress{2 * kPage}, 'z');
+    EXPECT_EQ(written(), std::vector<std::uint64_t>{2 * kPage});
   }
-  EXPECT_TRUE(std::ranges::find(dirty, 2 * kPage) != dirty.end());
-  EXPECT_LT(huge, (2u << 20) / kPage) << "not all";
 }
+
+INSTANTIATE_TEST_SUITE_P(Ways, WrittenPagesTest,
+                         ::testing::Values(Tracking::soft_dirty, Tracking::write_protected),
+                         [](const auto& way) {
+                           return way.param == Tracking::soft_dirty ? "SoftDirty"
+                                                                    : "WriteProtection";
+                         });
 
 // ---- disks in layers
 

@@ -18,7 +18,6 @@ class SnapshotToolsTest : public SnapshotTest {
     fill(GuestAddress{9 * kPage}, 'n');
     ASSERT_TRUE(save("last", "next", kAll));
   }
-  static constexpr std::array<Extent, 1> kAll = {Extent{0, 2u << 20}};
 };
 
 TEST_F(SnapshotToolsTest, ListsWhatIsThere) {

@@ -51,7 +51,7 @@ Result<void> record_working_set(const GuestMemory& memory, const std::string& di
   const auto map = TRY(PageMap::open());
   for (const auto& region : memory.regions()) {
     TRY(map.for_each(region, [&](std::uint64_t offset, PageUse use) {
-      if (!use.present) return;
+      if (!use.resident) return;
       auto& extents = set.extents;
       if (!extents.empty() && offset - (extents.back().offset + extents.back().length) <= kGap) {
         extents.back().length = offset + PageMap::kPage - extents.back().offset;
