@@ -1,9 +1,9 @@
 // Which pages of a machine's memory were written since a moment: by vCPUs, devices, or the kernel
 // for them. Linux tells it in one of two ways, both of which pagemap shows (page_map.h):
 //
-// - soft-dirty bits (CONFIG_MEM_SOFT_DIRTY, which x86-64 has and arm64 has not), or
+// - soft-dirty bits (CONFIG_MEM_SOFT_DIRTY, which some architectures lack), or
 // - write protection that the first write takes off again, nobody being asked: userfaultfd with
-//   UFFD_FEATURE_WP_ASYNC (since 6.7, on arm64 since 6.10). Needs no privilege.
+//   UFFD_FEATURE_WP_ASYNC (since 6.7 or a little later, by architecture). Needs no privilege.
 //
 //   WriteTracker tracker;
 //   const auto tracking = TRY(tracker.restart(memory));    // nothing is written yet
