@@ -53,6 +53,18 @@ Result<void> write_runs(std::span<const std::byte> bytes, std::uint64_t offset, 
   return {};
 }
 
+bool was_written(const PageUse& use, Tracking tracking) {
+  switch (tracking) {
+    case Tracking::restored:
+      return !use.shared;
+    case Tracking::soft_dirty:
+      return use.soft_dirty;
+    case Tracking::write_protected:
+      return !use.write_protected;
+  }
+  return true;
+}
+
 const std::byte* flat_pointer(const GuestMemory& memory, std::uint64_t offset) {
   for (const auto& region : memory.regions()) {
     const auto piece = region.piece(offset, 1);
@@ -90,10 +102,7 @@ Result<std::vector<Extent>> written_pages(const GuestMemory& memory, Tracking tr
         ++next;
       }
       const bool had_data = next < parent_data.size() && parent_data[next].offset <= offset;
-      const bool written = tracking == Tracking::restored     ? !use.shared
-                           : tracking == Tracking::soft_dirty ? use.soft_dirty
-                                                              : !use.write_protected;
-      if (use.present ? written : had_data) append_page(extents, offset);
+      if (use.present ? was_written(use, tracking) : had_data) append_page(extents, offset);
     }));
   }
   return extents;

@@ -1,12 +1,12 @@
 #include "src/hypervisor/snapshot/page_server.h"
 
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
+
+#include "src/hypervisor/snapshot/userfaultfd.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -15,20 +15,6 @@ constexpr std::uint64_t kPage = kArchivePage;
 constexpr std::uint64_t kHugePage = 2u << 20;
 // Each registered extent may be a mapping of its own, of 65530 by default (vm.max_map_count).
 constexpr std::size_t kMaxExtents = 10'000;
-
-// One that gets the faults of the kernel, too: KVM's are.
-Result<UniqueFd> open_userfaultfd() {
-  constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;
-  UniqueFd fd;
-  if (const UniqueFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)); device) {
-    fd = UniqueFd(::ioctl(device.get(), USERFAULTFD_IOC_NEW, kFlags));
-  }
-  if (!fd) fd = UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, kFlags)));
-  if (!fd) return fail_errno("userfaultfd");
-  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
-  if (::ioctl(fd.get(), UFFDIO_API, &api) < 0) return fail_errno("UFFDIO_API");
-  return fd;
-}
 
 // What a call that puts pages in came to: bytes, or less than zero an errno.
 std::int64_t outcome(int result, std::int64_t done, std::uint64_t size) {
@@ -80,11 +66,11 @@ Result<std::unique_ptr<PageServer>> PageServer::start(std::shared_ptr<const Pack
 }
 
 Result<void> PageServer::open() {
-  faults_ = TRY(open_userfaultfd());
+  faults_ = TRY(open_userfaultfd(FaultsOf::program_and_kernel, 0));
   for (const auto& extent : packed_->extents(kHugePage, kMaxExtents)) {
     for (const auto& region : regions_) {
       const auto piece = region.piece(extent.offset, extent.length);
-      if (!piece.bytes.empty()) TRY(register_pages(piece.bytes));
+      if (!piece.bytes.empty()) TRY(serve(piece.bytes));
     }
   }
   worker_ = TRY(Worker::start("pages"));
@@ -95,15 +81,11 @@ Result<void> PageServer::open() {
   return watched;
 }
 
-Result<void> PageServer::register_pages(std::span<std::byte> pages) const {
-  uffdio_register request{
-      .range = {.start = reinterpret_cast<std::uintptr_t>(pages.data()), .len = pages.size()},
-      .mode = UFFDIO_REGISTER_MODE_MISSING,
-      .ioctls = 0};
-  if (::ioctl(faults_.get(), UFFDIO_REGISTER, &request) < 0) return fail_errno("UFFDIO_REGISTER");
+Result<void> PageServer::serve(std::span<const std::byte> pages) const {
   constexpr std::uint64_t kNeeded =
       1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE | 1ull << _UFFDIO_WAKE;
-  if ((request.ioctls & kNeeded) != kNeeded) return fail("userfaultfd: a call is missing");
+  const auto calls = TRY(register_pages(faults_, pages, UFFDIO_REGISTER_MODE_MISSING));
+  if ((calls & kNeeded) != kNeeded) return fail("userfaultfd: a call is missing");
   return {};
 }
 

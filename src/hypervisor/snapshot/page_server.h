@@ -58,7 +58,7 @@ class PageServer {
   PageServer(std::shared_ptr<const PackedMemory> packed, const GuestMemory& memory,
              OnDamage on_damage);
   Result<void> open();
-  Result<void> register_pages(std::span<std::byte> pages) const;
+  Result<void> serve(std::span<const std::byte> pages) const;
   // On the server's thread:
   void on_faults();
   Result<void> serve(std::uint64_t address);

@@ -4,13 +4,12 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <array>
 
 #include "src/base/mapping.h"
 #include "src/hypervisor/snapshot/page_map.h"
+#include "src/hypervisor/snapshot/userfaultfd.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -44,18 +43,6 @@ Result<bool> has_soft_dirty() {
   return !before && TRY(is_dirty());
 }
 
-// Faults of the kernel need no permission here, as nobody is asked.
-Result<UniqueFd> open_protection() {
-  UniqueFd fd(
-      static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
-  if (!fd) return fail_errno("userfaultfd");
-  uffdio_api api{.api = UFFD_API,
-                 .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync,
-                 .ioctls = 0};
-  if (::ioctl(fd.get(), UFFDIO_API, &api) < 0) return fail_errno("UFFDIO_API");
-  return fd;
-}
-
 }  // namespace
 
 Result<Tracking> WriteTracker::restart(const GuestMemory& memory) {
@@ -76,16 +63,18 @@ Result<void> WriteTracker::restart(const GuestMemory& memory, Tracking how) {
 }
 
 Result<void> WriteTracker::protect(const GuestMemory& memory) {
-  if (!protection_) protection_ = TRY(open_protection());
+  // Nobody is told of a fault, so that those of the kernel need no permission.
+  if (!protection_) {
+    protection_ = TRY(
+        open_userfaultfd(FaultsOf::program, UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync));
+  }
   for (const auto& region : memory.regions()) {
-    const uffdio_range range{.start = reinterpret_cast<std::uintptr_t>(region.host),
-                             .len = region.range.size};
     // Each time: what the guest gave back may be mapped anew, and unregistered.
-    uffdio_register request{.range = range, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
-    if (::ioctl(protection_.get(), UFFDIO_REGISTER, &request) < 0) {
-      return fail_errno("UFFDIO_REGISTER");
-    }
-    uffdio_writeprotect write_protect{.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    TRY(register_pages(protection_, std::span(region.host, region.range.size),
+                       UFFDIO_REGISTER_MODE_WP));
+    uffdio_writeprotect write_protect{
+        .range = {.start = reinterpret_cast<std::uintptr_t>(region.host), .len = region.range.size},
+        .mode = UFFDIO_WRITEPROTECT_MODE_WP};
     while (::ioctl(protection_.get(), UFFDIO_WRITEPROTECT, &write_protect) < 0) {
       if (errno != EAGAIN && errno != EINTR) return fail_errno("UFFDIO_WRITEPROTECT");
     }
