@@ -20,24 +20,24 @@ from report import Report               # noqa: E402
 NATIVE = os.uname().machine
 FOREIGN = [name for name in ("aarch64",) if name != NATIVE]     # machines that are emulated here for their tests
 GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm", *FOREIGN]
-EXTRA = ["race", *([NATIVE] if NATIVE == "aarch64" else [])]       # only by name
+EXTRA = ["race"] if FOREIGN else ["race", "aarch64"]       # only by name
 UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
 GUEST_SECONDS = 2700
 HOST_DIED = 125         # tools/test-host's exit code for it
 HOSTS = 3               # that are tried
 PROCESSORS = os.cpu_count() or 1
+try:
+    MINUTES = float(os.environ.get("VMM_TEST_MINUTES", "inf"))
+except ValueError:
+    sys.exit(f"test: VMM_TEST_MINUTES is '{os.environ['VMM_TEST_MINUTES']}', not a number of minutes such as 80")
+BEGIN = time.monotonic()
 
 
-class Time:
-    """$VMM_TEST_MINUTES, which bounds the tests with guests, as they are the last: what it does not reach is reported as skipped."""
-    minutes = float(os.environ.get("VMM_TEST_MINUTES", "inf"))
-    begin = time.monotonic()
-
-    @classmethod
-    def left(cls, most):
-        """Seconds, at most as many as given; 0 when it is over."""
-        return max(0.0, min(most, cls.minutes * 60 - (time.monotonic() - cls.begin)))
+def seconds_left(most):
+    """Of $VMM_TEST_MINUTES, at most as many as given; 0 when it is over. It bounds the tests with guests, as they are the last: what is
+    not reached is reported as skipped."""
+    return max(0.0, min(most, MINUTES * 60 - (time.monotonic() - BEGIN)))
 
 
 def parts_of(group, names):
@@ -153,8 +153,8 @@ def emulated_hosts():
 
 
 def run_guests(report, build, architecture, images, expected):
-    """Tests of cli and vm, or of aarch64. Emulated hosts run side by side, each with a share of the tests, and have one processor: emulation of
-    several at once is where kernels break that run well on hardware, and most guests have one vCPU."""
+    """Tests of cli and vm, or of aarch64. Emulated hosts run side by side, each with a share of the tests, and have one processor:
+    emulation of several at once is where kernels break that run well on hardware, and most guests have one vCPU."""
     host = [os.path.join(ROOT, "tools/test-host"), "--arch", architecture]
     emulated = subprocess.run([*host, "--print"], text=True, capture_output=True).stdout.strip() == "emulated"
     hosts, memory = emulated_hosts() if emulated else (1, "8G")
@@ -171,7 +171,7 @@ def run_share(report, host, environment, names):
     """In one boot of a host, where it lives that long."""
     lines, left, code = report.lines("cli.", "vm.", "aarch64."), names, 0
     for attempt in range(HOSTS):
-        seconds = Time.left(GUEST_SECONDS)
+        seconds = seconds_left(GUEST_SECONDS)
         if not left or not seconds:
             break
         code = jobs.lines([*host, "--timeout", f"{seconds:.0f}", os.path.join(ROOT, "tests/vm/run"), *left], seconds + 300, lines,
@@ -181,7 +181,7 @@ def run_share(report, host, environment, names):
             break
         # A test that ends the host each time is not saved by another one.
         report.say(f"a host died with {len(left)} tests to go")
-    if not Time.left(1):
+    if not seconds_left(1):
         skip_rest(report, left)
         return
     for name in left:
@@ -190,7 +190,7 @@ def run_share(report, host, environment, names):
 
 def skip_rest(report, names):
     for name in names:
-        report.result(name, "skipped", reason=f"the {Time.minutes:g} minutes of VMM_TEST_MINUTES are over")
+        report.result(name, "skipped", reason=f"the {MINUTES:g} minutes of VMM_TEST_MINUTES are over")
 
 
 def list_guests(names):
@@ -245,7 +245,7 @@ class Images(threading.Thread):
     def paths(self):
         if self.ident is None:
             self.start()
-        self.join(Time.left(threading.TIMEOUT_MAX))
+        self.join(seconds_left(threading.TIMEOUT_MAX))
         if self.is_alive():
             raise BuildFailed(f"the images of {self._architecture} take too long")
         if self._error:
@@ -275,7 +275,7 @@ def main(words):
     if "--list" in words:
         list_names(names)
         return 0
-    report, begin = Report(), time.monotonic()
+    report = Report()
     plain, sanitized, images = builds.plain(), builds.sanitized(), Images(report, NATIVE)
     wanted = [group for group in GROUPS + EXTRA if any(name.split(".")[0] == group for name in names)]
     guests = [name for name in names if name.split(".")[0] in ("cli", "vm", NATIVE)]
@@ -297,23 +297,24 @@ def main(words):
         attempt(report, guests[0], test_guests, report, NATIVE, guests, plain, images)
     for architecture, named in foreign.items():
         attempt(report, named[0], test_guests, report, architecture, named, builds.cross(architecture), Images(report, architecture))
-    report.say(f"after {(time.monotonic() - begin) / 60:.1f} minutes:")
+    report.say(f"after {(time.monotonic() - BEGIN) / 60:.1f} minutes:")
     return report.finish()
 
 
 def test_guests(report, architecture, names, build, images):
     expected = list_guests(names)
-    try:
-        if Time.left(1):
-            paths = images.paths()      # first: with them comes what the cross compiler needs
-            build.build(report.say, Time.left(builds.BUILD_SECONDS))
-    except BuildFailed:
-        if Time.left(1):
-            raise
-    if Time.left(1):
-        run_guests(report, build, architecture, paths, expected)
-    else:
+    if not seconds_left(1):
         skip_rest(report, expected)
+        return
+    try:
+        paths = images.paths()      # first: with them comes what the cross compiler needs
+        build.build(report.say, seconds_left(builds.BUILD_SECONDS))
+    except BuildFailed:
+        if seconds_left(1):
+            raise
+        skip_rest(report, expected)
+        return
+    run_guests(report, build, architecture, paths, expected)
 
 
 def on_signal(number, _):
