@@ -465,7 +465,12 @@ def ctl_without_a_machine(t):
                           [["ctl", t.path("none"), "snapshot", "a", "b"], "'b'", "snapshot DIR"],
                           [["ctl", t.path("none"), "snapshot", "a", "--lve"], "'--lve'", "'--live'"],
                           [["ctl", t.path("none"), "snapshot", "a", "--incremental"], "--incremental"],
-                          [["ctl", t.path("none"), "snapshot", "a", "--incremental="], "--incremental"]):
+                          [["ctl", t.path("none"), "snapshot", "a", "--incremental="], "--incremental"],
+                          [["ctl", t.path("none"), "fork"], "takes a name", "fork DIR [-n N]"],
+                          [["ctl", t.path("none"), "fork", "a", "b"], "'b'", "fork DIR"],
+                          [["ctl", t.path("none"), "fork", "a", "-m"], "'-m'", "'-n'"],
+                          [["ctl", t.path("none"), "fork", "a", "-n"], "'-n'"],
+                          [["ctl", t.path("none"), "fork", "a", "-n", "x"], "'x'", "1000"]):
         refused(t, words, *parts, words=words)
 
 

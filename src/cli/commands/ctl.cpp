@@ -50,27 +50,15 @@ int ctl_snapshot(const std::string& socket, Arguments arguments) {
   return ask(socket, request);
 }
 
-// SOCKET fork DIR [-n N]
-int ctl_fork(Arguments arguments) {
-  std::string directory;
-  std::uint64_t count = 1;
-  for (std::size_t i = 2; i < arguments.size(); ++i) {
-    if (arguments[i] == "-n") {
-      const auto number =
-          parse_number(i + 1 < arguments.size() ? arguments[i + 1] : "", 1, kMostForks, "fork -n:");
-      if (!number) return refuse(number.error().message());
-      count = *number;
-      ++i;
-    } else if (arguments[i].starts_with('-')) {
-      return refuse(fmt::format("fork has no option '{}', it has -n N", arguments[i]));
-    } else if (!directory.empty()) {
-      return refuse(fmt::format("fork takes one directory, '{}' is a second one", arguments[i]));
-    } else {
-      directory = absolute(arguments[i]);
-    }
-  }
-  if (directory.empty()) return refuse("fork takes a directory: vmm ctl SOCKET fork DIR -n 3");
-  const auto forks = fork_machine(arguments[0], directory, count);
+int ctl_fork(const std::string& socket, Arguments arguments) {
+  std::string number = "1";
+  po::options_description options;
+  options.add_options()(",n", po::value(&number));
+  const auto names = parse_words({"ctl SOCKET fork", "DIR [-n N]", 1, 1}, options, arguments);
+  if (!names) return refuse(names.error().message());
+  const auto count = parse_number(number, 1, kMostForks, "fork -n:");
+  if (!count) return refuse(count.error().message());
+  const auto forks = fork_machine(socket, absolute(names->front()), *count);
   if (!forks) return refuse(forks.error().message());
   fmt::print("{}\n", *forks);
   return 0;
@@ -106,7 +94,9 @@ int ctl(Arguments arguments) {
   if (arguments.size() > 1 && arguments[1] == "snapshot") {
     return ctl_snapshot(arguments[0], arguments.subspan(2));
   }
-  if (arguments.size() > 1 && arguments[1] == "fork") return ctl_fork(arguments);
+  if (arguments.size() > 1 && arguments[1] == "fork") {
+    return ctl_fork(arguments[0], arguments.subspan(2));
+  }
   if (arguments.size() < 2 || arguments.size() > 3) {
     return refuse("ctl takes a socket and a command: vmm ctl SOCKET status");
   }

@@ -16,9 +16,20 @@ constexpr const char* kNames = " names";
 
 std::string nearest_option(std::string_view name, const po::options_description& options) {
   std::vector<std::string> known;
-  for (const auto& option : options.options()) known.push_back("--" + option->long_name());
+  for (const auto& option : options.options()) {
+    known.push_back(option->canonical_display_name(po::command_line_style::allow_long));
+  }
   const std::vector<std::string_view> names(known.begin(), known.end());
   return did_you_mean(name, names);
+}
+
+// Boost writes two dashes before a name of one letter, too.
+std::string text_of(const po::error& error) {
+  std::string text = error.what();
+  for (std::size_t at = 0; (at = text.find("'--", at)) != std::string::npos; ++at) {
+    if (text.substr(at + 4, 1) == "'") text.erase(at + 1, 1);
+  }
+  return text;
 }
 
 }  // namespace
@@ -41,7 +52,8 @@ Result<std::vector<std::string>> parse_words(const WordsForm& form,
     po::store(po::command_line_parser(std::vector<std::string>(arguments.begin(), arguments.end()))
                   .options(all)
                   .positional(positional)
-                  .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next)
+                  .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next |
+                         style::allow_short | style::allow_dash_for_short | style::short_allow_next)
                   .run(),
               values);
     po::notify(values);
@@ -50,7 +62,7 @@ Result<std::vector<std::string>> parse_words(const WordsForm& form,
     if (!name.starts_with('-')) name.insert(0, "--");
     return fail("{} has no option '{}'{}", form.command, name, nearest_option(name, options));
   } catch (const po::error& error) {
-    return fail("{}: {}", form.command, error.what());
+    return fail("{}: {}", form.command, text_of(error));
   }
   if (names.size() > form.most) {
     return fail("{}: '{}' is one name too many: vmm {} {}", form.command, names[form.most],
