@@ -166,15 +166,24 @@ Result<void> Session::watch_signals() {
   return loop_->watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); });
 }
 
+double Session::age() const {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() -
+                                                   start_.program_started)
+      .count();
+}
+
+Result<void> Session::check_start() const {
+  log::info("the machine is made, {:.3f} ms after the program began", age());
+  return machine_->check_start();
+}
+
 int Session::run() {
   if (const auto started = machine_->start(start_.begin); !started) {
     finish(kExitFailed, started.error().message());
   } else {
     made_.clear();
-    const std::chrono::duration<double, std::milli> took =
-        std::chrono::steady_clock::now() - start_.program_started;
     log::info("the guest {}, {:.3f} ms after the program began",
-              machine_->paused() ? "is ready" : "runs", took.count());
+              machine_->paused() ? "is ready" : "runs", age());
     if (start_.ready) {
       // Whoever waits may be gone: no concern of the guest.
       (void)write_all(start_.ready.get(), std::as_bytes(std::span("1\n", 2)));

@@ -54,7 +54,7 @@ class Session {
 
   int run();
   // Instead of run(): whether it would start.
-  Result<void> check_start() const { return machine_->check_start(); }
+  Result<void> check_start() const;
   // While it does not run.
   const Machine& machine() const { return *machine_; }
 
@@ -63,6 +63,8 @@ class Session {
       : config_(std::move(config)), start_(std::move(start)) {}
   Result<void> open();
   Result<void> create_machine();
+  // Milliseconds since the program began.
+  double age() const;
   Machine::Environment environment();
   void watch_working_set(const snapshot::Reader& snapshot);
   Result<void> finish_memory();
