@@ -269,14 +269,14 @@ def backing_files(t):
 def disk_commands(t):
     raw, path = t.file("raw", size=MIB), new_image(t, "image", "1M")
     for words, *parts in (
-            [[], "create, convert, info, check or commit"], [["creat"], "'disk creat'", "'create'"],
+            [[], "create, convert, info, check, commit"], [["creat"], "'creat'", "'create'"],
             [["create", t.path("x")], "size is missing"], [["create", t.path("x"), "2Q"], "'2Q'"], [["create", t.path("x"), "0"], "'0'"],
             [["create", t.path("x"), "1000"], "1000", "512"], [["create", path, "1M"], path, "exists already"],
             [["create", t.path("no/x"), "1M"], t.path("no/x")], [["create", t.path("x"), "1M", "--format", "vmdk"], "'vmdk'", "qcow2"],
             [["create", t.path("x"), "1M", "--cluster-size", "1000"], "1000", "power of two"],
             [["create", t.path("x"), "1M", "--backing", "none"], t.path("none")], [["create", t.path("x"), "1M", "--baking", "b"], "'--baking'", "'--backing'"],
-            [["create", t.path("x"), "1M", "--backing-format", "raw"], "--backing"], [["create"], "PATH SIZE"],
-            [["create", t.path("x"), "1M", "more"], "'more'", "PATH SIZE"], [["info", ""], "PATH"],
+            [["create", t.path("x"), "1M", "--backing-format", "raw"], "--backing"], [["create"], "PATH [SIZE]"],
+            [["create", t.path("x"), "1M", "more"], "'more'", "PATH [SIZE]"], [["info", ""], "PATH"],
             [["convert", raw], "SOURCE TARGET"], [["convert", raw, path], path, "exists already"], [["convert", t.path("none"), t.path("x")], t.path("none")],
             [["convert", raw, t.path("x"), "--compress", "lzma"], "'lzma'", "zstd"],
             [["convert", raw, t.path("x"), "--format", "raw", "--compress", "zlib"], "raw"],
@@ -478,7 +478,7 @@ def ctl_without_a_machine(t):
 
 @test
 def snapshot_words(t):
-    for words, *parts in ([[], "vmm snapshot ls"], [["lsit"], "'lsit'", "help snapshot"], [["verfy", "x"], "'verfy'", "'verify'"],
+    for words, *parts in ([[], "ls, inspect, verify, rm, merge, export, import"], [["lsit"], "'lsit'", "help snapshot"], [["verfy", "x"], "'verfy'", "'verify'"],
                           [["ls", "a", "b"], "'b'", "ls [DIR]"], [["inspect"], "takes a name", "inspect DIR|ARCHIVE"],
                           [["merge", "a"], "two names", "merge DIR NEW"], [["import", "a", ""], "two names"],
                           [["ls", "--jsn"], "'--jsn'", "'--json'"], [["rm", "x", "--json"], "'--json'"],

@@ -3,9 +3,7 @@
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <array>
-#include <sstream>
 
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/check.h"
@@ -15,7 +13,7 @@
 #include "devices/backend/disk/qcow2/image_info.h"
 #include "src/base/text.h"
 #include "src/cli/commands/commands.h"
-#include "src/cli/commands/words.h"
+#include "src/cli/commands/subcommand.h"
 
 namespace vmm::cli {
 namespace {
@@ -33,14 +31,6 @@ struct Words {
   std::vector<std::string> names;  // files, a size
   std::string format, backing, backing_format, cluster_size, compress;
   bool repair = false, json = false;
-};
-
-struct Subcommand {
-  std::string_view name;
-  std::string_view form;    // of its names
-  std::size_t least, most;  // names
-  void (*describe)(po::options_description&, Words&);
-  Result<int> (*run)(const Words&);
 };
 
 po::typed_value<std::string>* text(std::string& target, const char* name) {
@@ -228,71 +218,34 @@ Result<int> check(const Words& words) {
 
 // ---- commit
 
-void describe_nothing(po::options_description&, Words&) {}
-
 Result<int> commit(const Words& words) {
   TRY(qcow2::commit(words.names[0]));
   return 0;
 }
 
-constexpr std::array<Subcommand, 5> kSubcommands = {{
-    {"create", "PATH SIZE", 1, 2, &describe_create, &create},
-    {"convert", "SOURCE TARGET", 2, 2, &describe_convert, &convert},
-    {"info", "PATH", 1, 1, &describe_json, &info},
-    {"check", "PATH", 1, 1, &describe_check, &check},
-    {"commit", "PATH", 1, 1, &describe_nothing, &commit},
+constexpr std::array<Subcommand<Words>, 5> kSubcommands = {{
+    {"create", "PATH [SIZE]", "an empty disk; SIZE is that of the backing file when left out", 1, 2,
+     &describe_create, &create},
+    {"convert", "SOURCE TARGET", "a copy that needs no other file", 2, 2, &describe_convert,
+     &convert},
+    {"info", "PATH", "what a disk is", 1, 1, &describe_json, &info},
+    {"check", "PATH", "whether an image is in order", 1, 1, &describe_check, &check},
+    {"commit", "PATH", "what an image has goes into its backing file", 1, 1, nullptr, &commit},
 }};
 
 }  // namespace
 
 std::string disk_help() {
-  std::ostringstream text;
-  text
-      << "Usage: vmm disk COMMAND ...\n\n"
+  return "Usage: vmm disk COMMAND ...\n\n"
          "Makes and looks after disk images, raw and qcow2. What is made has its name only when it "
-         "is whole,\nand nothing is ever overwritten.\n\n"
-         "  vmm disk create PATH SIZE      an empty disk; over a backing file SIZE may be left "
-         "out\n"
-         "  vmm disk convert SOURCE TARGET a copy that needs no other file\n"
-         "  vmm disk info PATH             what a disk is\n"
-         "  vmm disk check PATH            whether an image is in order\n"
-         "  vmm disk commit PATH           what an image has goes into its backing file\n";
-  for (const auto& command : kSubcommands) {
-    Words unused;
-    po::options_description options(fmt::format("\nOptions of {}", command.name));
-    command.describe(options, unused);
-    if (!options.options().empty()) text << options;
-  }
-  text << "\nExit codes: 0 done, 1 refused; check: 2 corruptions were found, 3 leaked clusters "
-          "only.\n";
-  return text.str();
+         "is whole,\nand nothing is ever overwritten.\n\n" +
+         list_of<Words>("disk", kSubcommands) +
+         "\nExit codes: 0 done, 1 refused; check: 2 corruptions were found, 3 leaked clusters "
+         "only.\n";
 }
 
 int disk(Arguments arguments) {
-  if (arguments.empty()) {
-    return refuse("disk takes a command: create, convert, info, check or commit");
-  }
-  if (asks_for_help(arguments)) {
-    fmt::print("{}", disk_help());
-    return 0;
-  }
-  const auto command = std::ranges::find(kSubcommands, arguments[0], &Subcommand::name);
-  if (command == kSubcommands.end()) {
-    std::array<std::string_view, kSubcommands.size()> names;
-    std::ranges::transform(kSubcommands, names.begin(), &Subcommand::name);
-    return refuse(fmt::format("unknown command 'disk {}'{}; `vmm disk --help` lists them",
-                              arguments[0], did_you_mean(arguments[0], names)));
-  }
-  Words words;
-  po::options_description options;
-  command->describe(options, words);
-  const auto full_name = fmt::format("disk {}", command->name);
-  auto names = parse_words({full_name, command->form, command->least, command->most}, options,
-                           arguments.subspan(1));
-  if (!names) return refuse(names.error().message());
-  words.names = std::move(*names);
-  const auto code = command->run(words);
-  return code ? *code : refuse(code.error().message());
+  return run_subcommand<Words>("disk", kSubcommands, disk_help, arguments);
 }
 
 }  // namespace vmm::cli
