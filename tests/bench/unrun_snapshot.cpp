@@ -3,6 +3,8 @@
 // no stock guest, too.
 //
 //   unrun_snapshot DIRECTORY KERNEL INITRD
+#include <unistd.h>
+
 #include <cstdio>
 
 #include "arch/cpuid.h"
