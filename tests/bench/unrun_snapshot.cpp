@@ -3,8 +3,6 @@
 // no stock guest, too.
 //
 //   unrun_snapshot DIRECTORY KERNEL INITRD
-#include <unistd.h>
-
 #include <cstdio>
 
 #include "arch/cpuid.h"
@@ -48,12 +46,8 @@ Result<void> make(const std::string& directory, const std::string& kernel,
   manifest.config = config::to_json_text(options);
   const auto& memory = machine->memory();
   for (const auto& region : memory.regions()) manifest.memory.push_back(region.range);
-  const auto file = TRY(writer->create_file(snapshot::kMemoryFile));
-  if (::ftruncate(file.get(), static_cast<off_t>(manifest.memory_size())) < 0) {
-    return fail_errno("cannot make room for the memory");
-  }
-  TRY(snapshot::write_pages(memory, TRY(snapshot::touched_pages(memory)), file.get()));
-  manifest.memory_digest = TRY(snapshot::digest_of_sparse(file.get(), manifest.memory_size()));
+  manifest.memory_digest =
+      TRY(snapshot::write_memory(*writer, memory, TRY(snapshot::touched_pages(memory))));
   sections.put(snapshot::kMemorySection, snapshot::MemoryLayer{});
   const auto states = sections.to_bytes();
   manifest.state_digest = snapshot::digest_of(states);

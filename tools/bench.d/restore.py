@@ -76,11 +76,15 @@ def restore(environment, directory, label):
         yield f"16 MiB read{label}", "vmm", worked
 
 
+def working_set(directory):
+    return os.path.join(directory, "working-set")
+
+
 def restore_uncounted(environment, directory):
     """The emulator translates the code of a restore, which what ran before has put out of its cache; and vmm writes the working set down."""
     with peers.Running(Restored(environment.vmm, directory), None) as running:
         running.wait_for("tick")
-        while os.path.isdir(directory) and not os.path.exists(os.path.join(directory, "working-set")):
+        while os.path.isdir(directory) and not os.path.exists(working_set(directory)):
             running.wait_for("tick")
 
 
@@ -114,7 +118,7 @@ def run(environment):
         save("whole")
         saved = os.path.join(directory, "whole")
         restore_uncounted(environment, saved)
-        known, aside = os.path.join(saved, "working-set"), os.path.join(directory, "aside")
+        known, aside = working_set(saved), os.path.join(directory, "aside")
         for _ in range(PAIRS):
             os.rename(known, aside)
             yield from restore(environment, saved, "")
@@ -129,6 +133,6 @@ def run(environment):
             restore_uncounted(environment, copy)
             forget(copy)
             yield from restore(environment, copy, ", page cache cold, working set known")
-            os.unlink(os.path.join(copy, "working-set"))
+            os.unlink(working_set(copy))
             forget(copy)
             yield from restore(environment, copy, ", page cache cold")

@@ -25,12 +25,7 @@ class GoldenTest : public SnapshotTest {
     Manifest manifest{
         .architecture = "x86_64", .program = "0.1.0", .config = R"({"cpus": 1, "mem": "128K"})"};
     manifest.memory.assign(kSmall.begin(), kSmall.end());
-    const auto file = TRY(writer->create_file(kMemoryFile));
-    if (::ftruncate(file.get(), static_cast<off_t>(manifest.memory_size())) < 0) {
-      return fail_errno("truncate");
-    }
-    TRY(write_pages(*memory, TRY(touched_pages(*memory)), file.get()));
-    manifest.memory_digest = TRY(digest_of_sparse(file.get(), manifest.memory_size()));
+    manifest.memory_digest = TRY(write_memory(*writer, *memory, TRY(touched_pages(*memory))));
     state::Sections sections;
     sections.put("example", Example{0x01020304});
     sections.put(kMemorySection, MemoryLayer{});

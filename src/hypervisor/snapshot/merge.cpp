@@ -12,18 +12,6 @@
 namespace vmm::snapshot {
 namespace {
 
-Result<std::string> merge_memory(const Reader& reader, const Writer& writer) {
-  const std::uint64_t size = reader.manifest().memory_size();
-  const auto file = TRY(writer.create_file(kMemoryFile));
-  if (::ftruncate(file.get(), static_cast<off_t>(size)) < 0) {
-    return fail_errno("cannot make room for the memory's file");
-  }
-  const auto memory = TRY(reader.map_memory());
-  TRY(write_pages(*memory, TRY(reader.data_extents()), file.get()));
-  if (::fdatasync(file.get()) < 0) return fail_errno("cannot sync the memory's file");
-  return digest_of_sparse(file.get(), size);
-}
-
 Result<void> copy_disk(const Reader& reader, const DiskEntry& disk, const Writer& writer) {
   const auto from = TRY(open_file(reader.disk_path(disk), O_RDONLY));
   const auto to = TRY(writer.create_file(disk.file));
@@ -99,7 +87,8 @@ Result<std::string> merge(const Reader& reader, const std::string& directory) {
   const auto writer = TRY(Writer::create(directory));
   Manifest manifest = reader.manifest();
   manifest.parent.reset();
-  manifest.memory_digest = TRY(merge_memory(reader, *writer));
+  manifest.memory_digest =
+      TRY(write_memory(*writer, *TRY(reader.map_memory()), TRY(reader.data_extents())));
   for (auto& disk : manifest.disks) {
     if (disk.layer) {
       disk = TRY(merge_disk(reader, disk, *writer));

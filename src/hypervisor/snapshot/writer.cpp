@@ -8,6 +8,7 @@
 
 #include "src/base/log.h"
 #include "src/base/new_file.h"
+#include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/seal.h"
 
 namespace vmm::snapshot {
@@ -77,6 +78,17 @@ Result<void> Writer::publish(const Manifest& manifest) {
   }
   published_ = true;
   return sync_directory(std::filesystem::path(directory_).parent_path().string());
+}
+
+Result<std::string> write_memory(const Writer& writer, const GuestMemory& memory,
+                                 std::span<const Extent> pages) {
+  const auto file = TRY(writer.create_file(kMemoryFile));
+  if (::ftruncate(file.get(), static_cast<off_t>(memory.size())) < 0) {
+    return fail_errno("cannot make room for the memory's file");
+  }
+  TRY(write_pages(memory, pages, file.get()));
+  if (::fdatasync(file.get()) < 0) return fail_errno("cannot sync the memory's file");
+  return digest_of_sparse(file.get(), memory.size());
 }
 
 }  // namespace vmm::snapshot

@@ -15,7 +15,9 @@
 
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
+#include "src/hypervisor/memory/guest_memory.h"
 #include "src/hypervisor/snapshot/manifest.h"
+#include "src/hypervisor/snapshot/memory_layer.h"
 
 namespace vmm::snapshot {
 
@@ -47,5 +49,9 @@ class Writer {
   UniqueFd handle_;  // of the partial directory, locked
   bool published_ = false;
 };
+
+// Writes the file of a complete memory: `pages` of it, and holes; synced. Returns its digest.
+Result<std::string> write_memory(const Writer& writer, const GuestMemory& memory,
+                                 std::span<const Extent> pages);
 
 }  // namespace vmm::snapshot
