@@ -27,17 +27,10 @@ enum Op : std::uint8_t {
   kExtended = 0x5b,
   kRoot = 0x5c,
   kLocal0 = 0x60,
-  kArg0 = 0x68,
   kStore = 0x70,
   kAnd = 0x7b,
-  kOr = 0x7d,
   kNotify = 0x86,
-  kCreateDwordField = 0x8a,
-  kNot = 0x92,
-  kEqual = 0x93,
   kIf = 0xa0,
-  kElse = 0xa1,
-  kReturn = 0xa4,
 };
 // After kExtended.
 enum ExtendedOp : std::uint8_t { kOperationRegion = 0x80, kField = 0x81, kDevice = 0x82 };
@@ -160,23 +153,6 @@ Aml eisa_id(std::string_view id) {
           byte_of(digits >> 8 & 0xff), byte_of(digits & 0xff)};
 }
 
-Aml uuid(std::string_view text) {
-  std::array<std::byte, 16> plain{};
-  std::size_t nibble = 0;
-  for (char c : text) {
-    const unsigned digit = hex_digit(c);
-    if (digit > 15 || nibble >= 32) continue;  // a dash
-    plain[nibble / 2] = plain[nibble / 2] << 4 | byte_of(digit);
-    ++nibble;
-  }
-  // 19.6.143: the first three groups are little-endian.
-  constexpr std::array<std::uint8_t, 16> kOrder = {3, 2, 1,  0,  5,  4,  7,  6,
-                                                   8, 9, 10, 11, 12, 13, 14, 15};
-  std::array<std::byte, 16> bytes{};
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = plain[kOrder[i]];
-  return buffer(bytes);
-}
-
 Aml path(std::string_view path) {
   Aml code;
   if (path.starts_with('\\')) {
@@ -229,33 +205,18 @@ Aml field(std::string_view region, Access access, std::span<const FieldUnit> uni
   return join({extended(kField), with_length(body)});
 }
 
-Aml arg(unsigned index) { return opcode(kArg0 + index % 7); }
 Aml local(unsigned index) { return opcode(kLocal0 + index % 8); }
 
 Aml store(const Aml& source, const Aml& target) { return join({opcode(kStore), source, target}); }
 
-Aml bit_and(const Aml& a, const Aml& b) { return bit_and(a, b, path("")); }
-Aml bit_and(const Aml& a, const Aml& b, const Aml& target) {
-  return join({opcode(kAnd), a, b, target});
-}
-Aml bit_or(const Aml& a, const Aml& b, const Aml& target) {
-  return join({opcode(kOr), a, b, target});
-}
-Aml equal(const Aml& a, const Aml& b) { return join({opcode(kEqual), a, b}); }
-Aml not_equal(const Aml& a, const Aml& b) { return join({opcode(kNot), equal(a, b)}); }
+Aml bit_and(const Aml& a, const Aml& b) { return join({opcode(kAnd), a, b, path("")}); }
 
 Aml if_then(const Aml& condition, const Terms& body) {
   return join({opcode(kIf), with_length(join({condition, join(body)}))});
 }
-Aml otherwise(const Terms& body) { return join({opcode(kElse), with_length(join(body))}); }
-Aml return_value(const Aml& value) { return join({opcode(kReturn), value}); }
 
 Aml notify(std::string_view object, std::uint8_t value) {
   return join({opcode(kNotify), path(object), integer(value)});
-}
-
-Aml create_dword_field(const Aml& source, std::uint64_t byte_offset, std::string_view at) {
-  return join({opcode(kCreateDwordField), source, integer(byte_offset), path(at)});
 }
 
 Resource io_ports(std::uint16_t base, std::uint8_t size) {

@@ -12,7 +12,6 @@
 // start with a backslash. What comes from outside is checked by the caller, see is_name_segment.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -34,8 +33,6 @@ Aml string(std::string_view text);  // ASCII without NUL
 Aml buffer(std::span<const std::byte> bytes);
 Aml package(const Terms& elements);  // at most 255
 Aml eisa_id(std::string_view id);    // requires is_eisa_id(id)
-// "33db4d5b-1ff7-401c-9657-7441c03dd766" as the 16 byte buffer that ToUUID makes.
-Aml uuid(std::string_view text);
 
 // --- Objects ---
 Aml path(std::string_view path);
@@ -55,19 +52,11 @@ enum class Access : std::uint8_t { any = 0, byte = 1, word = 2, dword = 3, qword
 Aml field(std::string_view region, Access access, std::span<const FieldUnit> units);
 
 // --- Statements and expressions ---
-Aml arg(unsigned index);    // 0..6
 Aml local(unsigned index);  // 0..7
 Aml store(const Aml& source, const Aml& target);
 Aml bit_and(const Aml& a, const Aml& b);
-Aml bit_and(const Aml& a, const Aml& b, const Aml& target);
-Aml bit_or(const Aml& a, const Aml& b, const Aml& target);
-Aml equal(const Aml& a, const Aml& b);
-Aml not_equal(const Aml& a, const Aml& b);
 Aml if_then(const Aml& condition, const Terms& body);
-Aml otherwise(const Terms& body);  // right after an if_then
-Aml return_value(const Aml& value);
 Aml notify(std::string_view object, std::uint8_t value);
-Aml create_dword_field(const Aml& buffer, std::uint64_t byte_offset, std::string_view name);
 
 // --- Resource descriptors (ACPI 6.5, 6.4) ---
 struct Resource {

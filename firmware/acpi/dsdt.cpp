@@ -48,29 +48,8 @@ Aml plain_device(const PlatformDevice& description) {
   return device(description.name, body);
 }
 
-// The operating system asks who handles which feature of PCI Express (PCI Firmware Specification
-// 3.3, 4.5). Everything is its own: hot plug, PME, AER, the capability structure, LTR. The one that
-// is refused is SHPC hot plug, which there is not.
-Aml pci_control_method() {
-  constexpr std::uint32_t kGranted = 0x3d;
-  constexpr std::uint32_t kUnknownUuid = 1 << 2;
-  constexpr std::uint32_t kUnknownRevision = 1 << 3;
-  constexpr std::uint32_t kBitsMasked = 1 << 4;
-  const Aml status = path("CDW1");
-  const Aml control = path("CDW3");
-  return method(
-      "_OSC", 4, Serialized::yes,
-      {create_dword_field(arg(3), 0, "CDW1"),
-       if_then(
-           equal(arg(0), uuid("33db4d5b-1ff7-401c-9657-7441c03dd766")),
-           {create_dword_field(arg(3), 8, "CDW3"), bit_and(control, integer(kGranted), local(0)),
-            if_then(not_equal(arg(1), integer(1)),
-                    {bit_or(status, integer(kUnknownRevision), status)}),
-            if_then(not_equal(control, local(0)), {bit_or(status, integer(kBitsMasked), status)}),
-            store(local(0), control)}),
-       otherwise({bit_or(status, integer(kUnknownUuid), status)}), return_value(arg(3))});
-}
-
+// No _OSC: what it would hand over (hot plug, AER, PME, LTR of PCI Express) are features of ports,
+// of which there are none, and a kernel interprets it at every boot.
 Aml pci_host(const Platform::PciHost& pci) {
   std::vector<aml::Resource> windows = {bus_numbers(0, pci.last_bus)};
   if (pci.mmio32.size != 0) {
@@ -81,10 +60,9 @@ Aml pci_host(const Platform::PciHost& pci) {
     windows.push_back(
         memory64(Usage::producer, pci.mmio64.base, pci.mmio64.base + pci.mmio64.size - 1));
   }
-  return device("PCI0",
-                {name("_HID", eisa_id("PNP0A08")), name("_CID", eisa_id("PNP0A03")),
-                 name("_SEG", integer(0)), name("_BBN", integer(0)), name("_UID", integer(0)),
-                 name("_CRS", resource_template(windows)), pci_control_method()});
+  return device("PCI0", {name("_HID", eisa_id("PNP0A08")), name("_CID", eisa_id("PNP0A03")),
+                         name("_SEG", integer(0)), name("_BBN", integer(0)),
+                         name("_UID", integer(0)), name("_CRS", resource_template(windows))});
 }
 
 // Linux uses the MCFG table only if a motherboard resource covers it (PCI Firmware Specification

@@ -46,32 +46,6 @@ DefinitionBlock ("", "DSDT", 2, "VMM   ", "VMMTABLE", 0x00000001)
                     0x0000001000000000, // Length
                     ,, , AddressRangeMemory, TypeStatic)
             })
-            Method (_OSC, 4, Serialized)  // _OSC: Operating System Capabilities
-            {
-                CreateDWordField (Arg3, Zero, CDW1)
-                If ((Arg0 == ToUUID ("33db4d5b-1ff7-401c-9657-7441c03dd766") /* PCI Host Bridge Device */))
-                {
-                    CreateDWordField (Arg3, 0x08, CDW3)
-                    Local0 = (CDW3 & 0x3D)
-                    If ((Arg1 != One))
-                    {
-                        CDW1 |= 0x08
-                    }
-
-                    If ((CDW3 != Local0))
-                    {
-                        CDW1 |= 0x10
-                    }
-
-                    CDW3 = Local0
-                }
-                Else
-                {
-                    CDW1 |= 0x04
-                }
-
-                Return (Arg3)
-            }
         }
 
         Device (COM1)
