@@ -6,8 +6,6 @@
 
 #include "arch/address_plan.h"
 #include "firmware/fdt/tree.h"
-#include "firmware/loader/arm64_image.h"
-#include "firmware/loader/initrd.h"
 
 namespace vmm::arch {
 namespace {
@@ -30,24 +28,30 @@ Result<void> write_generation_id(const GuestMemory& memory) {
   return memory.write(kGenerationId, id);
 }
 
-Result<EntryPoint> load_guest(const BootSource& source, const Platform& platform,
-                              const GuestMemory& memory) {
-  if (source.command_line.size() > kCommandLineMax) {
-    return fail("the kernel's command line has {} characters, at most {} are possible",
-                source.command_line.size(), kCommandLineMax);
+Result<Images> load_images(const std::string& kernel, const std::string& initrd,
+                           const GuestMemory& memory) {
+  Images images{.kernel = TRY(loader::load_arm64_kernel(kernel, memory, kKernel,
+                                                        loader::PayloadCache::of_user("kernels"))),
+                .initrd = {}};
+  if (!initrd.empty()) {
+    images.initrd = TRY(loader::load_initrd(initrd, memory, images.kernel.end, kInitrdLast,
+                                            loader::PayloadCache::of_user("initrds")));
   }
-  const auto kernel = TRY(loader::load_arm64_kernel(source.kernel, memory, kKernel,
-                                                    loader::PayloadCache::of_user("kernels")));
+  return images;
+}
+
+Result<EntryPoint> prepare_entry(const Images& images, const std::string& command_line,
+                                 const Platform& platform, const GuestMemory& memory) {
+  if (command_line.size() > kCommandLineMax) {
+    return fail("the kernel's command line has {} characters, at most {} are possible",
+                command_line.size(), kCommandLineMax);
+  }
   fdt::Start start{.ram = {},
-                   .command_line = source.command_line,
+                   .command_line = command_line,
                    .initrd = {},
                    .random_seed = std::vector<std::byte>(kSeedSize)};
   for (const auto& region : memory.regions()) start.ram.push_back(region.range);
-  if (!source.initrd.empty()) {
-    const auto initrd = TRY(loader::load_initrd(source.initrd, memory, kernel.end, kInitrdLast,
-                                                loader::PayloadCache::of_user("initrds")));
-    start.initrd = MemoryRange{initrd.address, initrd.size};
-  }
+  if (images.initrd) start.initrd = MemoryRange{images.initrd->address, images.initrd->size};
   TRY(fill_random(start.random_seed, "a random seed"));
   const auto tree = TRY(fdt::build_tree(platform, start));
   if (tree.size() > kDeviceTreeRoom) {
@@ -55,7 +59,7 @@ Result<EntryPoint> load_guest(const BootSource& source, const Platform& platform
   }
   TRY(memory.write_bytes(kDeviceTree, tree));
   TRY(write_generation_id(memory));
-  return EntryPoint{kernel.entry};
+  return EntryPoint{images.kernel.entry};
 }
 
 Result<std::vector<std::byte>> firmware_tables(const GuestMemory& memory) {

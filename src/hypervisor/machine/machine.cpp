@@ -1,5 +1,7 @@
 #include "src/hypervisor/machine/machine.h"
 
+#include <future>
+
 #include "arch/address_plan.h"
 #include "arch/boot.h"
 #include "arch/interrupts.h"
@@ -32,33 +34,42 @@ End end_of(VcpuThread::Ending ending) {
 Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config,
                                                  Environment environment) {
   std::unique_ptr<Machine> machine(new Machine(config, std::move(environment)));
+  TRY(machine->open_kvm());
+  machine->memory_ = TRY(GuestMemory::create(arch::memory_ranges(config.memory)));
+  // Beside the rest, which mostly waits for KVM.
+  auto images = std::async([&config, &memory = *machine->memory_] {
+    return arch::load_images(config.kernel, config.initrd, memory);
+  });
   TRY(machine->assemble(nullptr));
-  TRY(machine->load_kernel());
+  TRY(machine->enter_kernel(TRY(images.get())));
   return machine;
 }
 
 Result<std::unique_ptr<Machine>> Machine::restore(const MachineConfig& config,
                                                   Environment environment, Saved saved) {
   std::unique_ptr<Machine> machine(new Machine(config, std::move(environment)));
-  TRY(machine->assemble(&saved));
+  TRY(machine->open_kvm());
+  machine->memory_ = std::move(saved.memory);
+  TRY(machine->assemble(&saved.sections));
   TRY(machine->restore_state(saved.sections));
   return machine;
 }
 
-Result<void> Machine::assemble(Saved* saved) {
+Result<void> Machine::open_kvm() {
   kvm_ = TRY(kvm::Kvm::open());
   if (config_.cpus > kvm_->max_vcpus()) {
     return fail("{} vCPUs are more than the {} that this host's KVM allows", config_.cpus,
                 kvm_->max_vcpus());
   }
-  memory_ = saved != nullptr ? std::move(saved->memory)
-                             : TRY(GuestMemory::create(arch::memory_ranges(config_.memory)));
+  return {};
+}
+
+Result<void> Machine::assemble(const state::Sections* saved) {
   vm_ = TRY(kvm_->create_vm(TRY(arch::vm_type(*kvm_, memory_->size()))));
   TRY(vm_->add_memory(*memory_));
   TRY(arch::create_interrupt_controller(*vm_));
   io_ = TRY(Worker::start("io"));
-  TRY(create_board(saved != nullptr ? saved->sections.has("serial")
-                                    : environment_.serial != nullptr));
+  TRY(create_board(saved != nullptr ? saved->has("serial") : environment_.serial != nullptr));
   devices_ = TRY(DeviceSet::create(
       config_, {.memory = *memory_, .messages = *vm_, .doorbells = *vm_, .loop = io_->loop()},
       arch::kPciWindow));
@@ -96,12 +107,11 @@ Result<void> Machine::create_vcpus() {
   return arch::start_interrupt_controller(*vm_);
 }
 
-Result<void> Machine::load_kernel() {
+Result<void> Machine::enter_kernel(const arch::Images& images) {
   const auto setup = TRY(arch::VcpuSetup::create(*kvm_, *vm_, config_.cpus));
   for (const auto& vcpu : vcpus_) TRY(setup.apply(vcpu->vcpu()));
-  const auto entry = TRY(arch::load_guest(
-      {.kernel = config_.kernel, .initrd = config_.initrd, .command_line = command_line(config_)},
-      board_->describe(config_.cpus), *memory_));
+  const auto entry = TRY(
+      arch::prepare_entry(images, command_line(config_), board_->describe(config_.cpus), *memory_));
   return arch::set_entry(vcpus_[0]->vcpu(), *memory_, entry);
 }
 

@@ -5,10 +5,11 @@
 //   ... machine->pause(), resume(), press_power_button() ...
 //   machine.reset();        // stops whatever still runs
 //
-// Order of the assembly: KVM and its VM, memory, interrupt controller, board, devices, vCPUs, then
-// kernel and tables, or the saved states of all in the order of machine_state.cpp. Order of the
-// end: kick and join the vCPUs, deactivate the devices (which flushes their backends and takes
-// irqfds and ioeventfds back), then everything in reverse order of its making.
+// Order of the assembly: KVM, memory, the VM, interrupt controller, board, devices, vCPUs, then
+// the kernel, which is read meanwhile, and tables, or the saved states of all in the order of
+// machine_state.cpp. Order of the end: kick and join the vCPUs, deactivate the devices (which
+// flushes their backends and takes irqfds and ioeventfds back), then everything in reverse order of
+// its making.
 //
 // Threads: all calls come from the owner's thread, but for what says otherwise. vCPUs run on
 // theirs, devices on workers of their own or on the one named "io".
@@ -31,6 +32,10 @@
 #include "src/hypervisor/machine/device_set.h"
 #include "src/hypervisor/machine/vcpu_thread.h"
 #include "src/hypervisor/state/sections.h"
+
+namespace vmm::arch {
+struct Images;
+}
 
 namespace vmm {
 
@@ -88,10 +93,11 @@ class Machine {
  private:
   Machine(const MachineConfig& config, Environment environment)
       : config_(config), environment_(std::move(environment)) {}
-  Result<void> assemble(Saved* saved);
+  Result<void> open_kvm();
+  Result<void> assemble(const state::Sections* saved);
   Result<void> create_board(bool with_serial);
   Result<void> create_vcpus();
-  Result<void> load_kernel();
+  Result<void> enter_kernel(const arch::Images& images);
   Result<void> restore_state(state::Sections& sections);
   void end(End how, std::string text);
 

@@ -7,8 +7,6 @@
 #include "arch/address_plan.h"
 #include "firmware/acpi/tables.h"
 #include "firmware/loader/boot_params.h"
-#include "firmware/loader/initrd.h"
-#include "firmware/loader/kernel.h"
 #include "firmware/loader/pvh_start_info.h"
 #include "src/base/log.h"
 
@@ -21,22 +19,29 @@ Result<void> write_generation_id(const GuestMemory& memory) {
   return memory.write(kGenerationId, id);
 }
 
-Result<EntryPoint> load_guest(const BootSource& source, const Platform& platform,
-                              const GuestMemory& memory) {
-  const auto kernel =
-      TRY(loader::load_kernel(source.kernel, memory, loader::PayloadCache::of_user("kernels")));
-  if (!kernel.remark.empty()) log::info("{}", kernel.remark);
+Result<Images> load_images(const std::string& kernel, const std::string& initrd,
+                           const GuestMemory& memory) {
+  Images images{
+      .kernel = TRY(loader::load_kernel(kernel, memory, loader::PayloadCache::of_user("kernels"))),
+      .initrd = {}};
+  if (!images.kernel.remark.empty()) log::info("{}", images.kernel.remark);
+  if (!initrd.empty()) {
+    images.initrd = TRY(loader::load_initrd(initrd, memory, images.kernel.end,
+                                            GuestAddress{images.kernel.initrd_address_max},
+                                            loader::PayloadCache::of_user("initrds")));
+  }
+  return images;
+}
 
+Result<EntryPoint> prepare_entry(const Images& images, const std::string& command_line,
+                                 const Platform& platform, const GuestMemory& memory) {
+  const auto& kernel = images.kernel;
   loader::LinuxBoot boot;
   for (const auto& region : memory.regions()) boot.ram.push_back(region.range);
-  boot.command_line = source.command_line;
+  boot.command_line = command_line;
   boot.command_line_max = kernel.command_line_max;
   boot.setup_header = kernel.setup_header;
-  if (!source.initrd.empty()) {
-    boot.initrd = TRY(loader::load_initrd(source.initrd, memory, kernel.end,
-                                          GuestAddress{kernel.initrd_address_max},
-                                          loader::PayloadCache::of_user("initrds")));
-  }
+  boot.initrd = images.initrd;
 
   const auto tables = TRY(acpi::build_tables(platform, kAcpiTables));
   TRY(memory.write_bytes(tables.base, tables.bytes));
