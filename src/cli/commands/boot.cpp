@@ -182,7 +182,7 @@ Result<int> run(const BootOptions& options) {
     fmt::print("{}\n", config::to_json_text(machine));
     return 0;
   }
-  // One arena: a thread's own costs pages, and no thread here allocates on its way.
+  // One arena: a thread's own costs pages, and no thread here allocates much.
   ::mallopt(M_ARENA_MAX, 1);
   raise_descriptor_limit();
   const auto session = TRY(Session::create(config, std::move(start)));
