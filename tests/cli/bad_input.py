@@ -401,8 +401,8 @@ def tap_without_permission(t):
 
 @test
 def descriptor_that_is_no_tap(t):
-    refused(t, ["--net", "fd=77"], "77")
-    refused(t, ["--net", "fd=0"], "0", "tap")
+    refused(t, ["--net", "fd=77"], "descriptor 77 is not open")
+    refused(t, ["--net", "fd=0"], "descriptor 0 is not a queue of a tap")
 
 
 @test

@@ -117,22 +117,24 @@ Result<std::unique_ptr<TapBackend>> TapBackend::open(const std::string& name, un
   return tap;
 }
 
-Result<std::unique_ptr<TapBackend>> TapBackend::adopt(std::vector<UniqueFd> queues) {
+Result<std::unique_ptr<TapBackend>> TapBackend::adopt(std::span<const int> descriptors) {
   std::string name;
-  for (const auto& fd : queues) {
+  std::vector<UniqueFd> queues;
+  for (const int fd : descriptors) {
+    queues.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!queues.back()) return fail("descriptor {} is not open", fd);
     ifreq request{};
-    if (::ioctl(fd.get(), TUNGETIFF, &request) < 0) {
-      return fail("descriptor {} is not a queue of a tap", fd.get());
+    if (::ioctl(fd, TUNGETIFF, &request) < 0) {
+      return fail("descriptor {} is not a queue of a tap", fd);
     }
     if ((request.ifr_flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)) != kFlags) {
-      return fail("descriptor {} must be opened with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR",
-                  fd.get());
+      return fail("descriptor {} must be opened with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR", fd);
     }
     name = request.ifr_name;
-    const int flags = ::fcntl(fd.get(), F_GETFL);
-    if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) < 0 ||
-        ::fcntl(fd.get(), F_SETFD, FD_CLOEXEC) < 0) {
-      return fail_errno("cannot set the flags of descriptor {}", fd.get());
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
+        ::fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+      return fail_errno("cannot set the flags of descriptor {}", fd);
     }
   }
   std::unique_ptr<TapBackend> tap(new TapBackend(std::move(name), std::move(queues)));

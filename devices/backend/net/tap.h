@@ -1,7 +1,7 @@
 // TapBackend: frames through a tap device of the host.
 //
 //   auto tap = TRY(TapBackend::open("vmtap0", 2));    // ip tuntap add vmtap0 mode tap multi_queue
-//   auto tap = TRY(TapBackend::adopt(std::move(fds)));
+//   auto tap = TRY(TapBackend::adopt({{3, 4}}));      // descriptors that were inherited
 //
 // One descriptor a queue pair. A tap is never created here: who may use it is decided by the one
 // who creates it.
@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,10 @@ class TapBackend : public NetBackend {
  public:
   // Attaches to the existing tap `name` with `pairs` queues.
   static Result<std::unique_ptr<TapBackend>> open(const std::string& name, unsigned pairs);
-  // Takes queues that somebody else attached (with IFF_VNET_HDR), one a pair.
-  static Result<std::unique_ptr<TapBackend>> adopt(std::vector<UniqueFd> queues);
+  // Queues that somebody else attached (with IFF_VNET_HDR), one a pair. Copies are taken: the given
+  // ones stay open, for a machine that is made anew, but not over an exec. Errors name those that
+  // were given.
+  static Result<std::unique_ptr<TapBackend>> adopt(std::span<const int> descriptors);
 
   unsigned queue_pairs() const override { return static_cast<unsigned>(queues_.size()); }
   std::uint64_t features() const override;

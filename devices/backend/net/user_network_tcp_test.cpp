@@ -245,14 +245,13 @@ void exchange_with_guest(std::uint64_t features) {
     ::_exit(be_guest(other.get(), ports));
   }
   other.reset();
-  std::vector<UniqueFd> queues;
-  queues.push_back(receive_descriptor(own.get()));
-  if (!queues[0]) {
+  const auto queue = receive_descriptor(own.get());
+  if (!queue) {
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
     GTEST_SKIP() << "no network namespace with a tap in it can be made here";
   }
-  auto tap = TapBackend::adopt(std::move(queues));
+  auto tap = TapBackend::adopt({{queue.get()}});
   ASSERT_TRUE(tap) << tap.error().message();
   user_net::Config config;
   config.ipv6 = ipv6;

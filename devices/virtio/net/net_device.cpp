@@ -37,14 +37,7 @@ Result<std::unique_ptr<net::NetBackend>> open_backend(const NetConfig& config) {
   switch (config.kind) {
     case NetKind::tap: {
       if (!config.tap.empty()) return TRY(net::TapBackend::open(config.tap, config.queues));
-      std::vector<UniqueFd> fds;
-      for (const int fd : config.fds) {
-        // The given one stays open: a machine that is made anew takes it again.
-        fds.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-        if (!fds.back()) return fail("descriptor {} is not open", fd);
-        (void)::fcntl(fd, F_SETFD, FD_CLOEXEC);  // not for the programs that are started
-      }
-      return TRY(net::TapBackend::adopt(std::move(fds)));
+      return TRY(net::TapBackend::adopt(config.fds));
     }
     case NetKind::user: {
       auto user = config.user;

@@ -200,18 +200,18 @@ TEST(TapTest, AdoptsDescriptors) {
       auto request = request_for("probe");
       request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | flags);
       EXPECT_EQ(::ioctl(tun.get(), TUNSETIFF, &request), 0);
-      std::vector<UniqueFd> queues;
-      queues.push_back(std::move(tun));
-      return TapBackend::adopt(std::move(queues));
+      return TapBackend::adopt({{tun.get()}});
     };
     EXPECT_FALSE(adopt(0));
     const auto tap = adopt(IFF_VNET_HDR);
     ASSERT_TRUE(tap) << tap.error().message();
     EXPECT_EQ((*tap)->name(), "probe");
     EXPECT_NE(::fcntl((*tap)->fd(0), F_GETFL) & O_NONBLOCK, 0);
-    std::vector<UniqueFd> wrong;
-    wrong.emplace_back(::open("/dev/null", O_RDWR));
-    EXPECT_FALSE(TapBackend::adopt(std::move(wrong)));
+    const UniqueFd null(::open("/dev/null", O_RDWR));
+    const auto wrong = TapBackend::adopt({{null.get()}});
+    ASSERT_FALSE(wrong);
+    EXPECT_EQ(wrong.error().message(),
+              fmt::format("descriptor {} is not a queue of a tap", null.get()));
   });
 }
 
