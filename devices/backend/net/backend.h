@@ -72,6 +72,9 @@ class NetBackend {
   virtual SendResult send(unsigned pair, std::span<const Frame> frames) = 0;
   // `buffers` hold at least kMaxFrame bytes together.
   virtual ReceiveResult receive(unsigned pair, std::span<const iovec> buffers) = 0;
+  // Whether the other side is gone for good, asked when fd(pair) said EPOLLERR or EPOLLHUP and
+  // receive() says `blocked`.
+  virtual bool is_gone(unsigned /*pair*/) const { return false; }
 };
 
 }  // namespace vmm::net

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -243,6 +244,13 @@ ReceiveResult TapBackend::receive(unsigned pair, std::span<const iovec> buffers)
     // EIO, while the tap is down, among others: whatever it is, poll tells when it is over.
     return {0, IoState::blocked};
   }
+}
+
+// A tap that is being deleted wakes its readers while read(2) still says EAGAIN, and never again
+// (tun_detach_all() in Linux's drivers/net/tun.c); poll(2) knows.
+bool TapBackend::is_gone(unsigned pair) const {
+  pollfd entry{queues_[pair].get(), 0, 0};
+  return pair < active_ && ::poll(&entry, 1, 0) > 0;
 }
 
 }  // namespace vmm::net

@@ -36,6 +36,7 @@ class TapBackend : public NetBackend {
   int fd(unsigned pair) const override { return queues_[pair].get(); }
   SendResult send(unsigned pair, std::span<const Frame> frames) override;
   ReceiveResult receive(unsigned pair, std::span<const iovec> buffers) override;
+  bool is_gone(unsigned pair) const override;
 
   const std::string& name() const { return name_; }
 

@@ -41,7 +41,9 @@ std::string frame_of(std::size_t size, char seed = 1) {
 // A device over one end of a socket pair; the test is the network process at the other end.
 class NetDeviceTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { SetUpOver<net::SocketBackend>(); }
+  template <typename Backend>
+  void SetUpOver() {
     int ends[2];
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
     network_ = UniqueFd(ends[1]);
@@ -51,7 +53,7 @@ class NetDeviceTest : public ::testing::Test {
         NetDevice::Parts{.name = "net0",
                          .mac = net::MacAddress::parse("52:54:00:12:34:56").value(),
                          .mtu = std::nullopt,
-                         .backend = std::make_unique<net::SocketBackend>(UniqueFd(ends[0])),
+                         .backend = std::make_unique<Backend>(UniqueFd(ends[0])),
                          .vhost = nullptr},
         ram_.memory());
   }
@@ -392,6 +394,35 @@ TEST_F(NetDeviceTest, TheLinkGoesDownWithTheNetworkProcess) {
   (void)device_->deactivate();
   EXPECT_TRUE(device_->activate(
       test::activation_of(ram_.memory(), kBase, {&rx_, &tx_, &control_}, interrupts_)));
+}
+
+// As a tap that is being deleted: its readers are woken, and read(2) fails a moment later without
+// another word.
+class DyingBackend : public net::SocketBackend {
+ public:
+  using SocketBackend::SocketBackend;
+  net::ReceiveResult receive(unsigned, std::span<const iovec>) override {
+    return {0, net::IoState::blocked};
+  }
+  bool is_gone(unsigned) const override { return true; }
+};
+
+TEST_F(NetDeviceTest, TheLinkGoesDownWithoutARefusedRead) {
+  SetUpOver<DyingBackend>();
+  activate();
+  for (int i = 0; i < 8; ++i) rx_.add({writable(1 << 16)});
+  rx_.kick();
+  network_.reset();
+  EXPECT_TRUE(interrupts_.wait_config_changed());
+  EXPECT_FALSE(device_->metrics().link_up);
+}
+
+TEST_F(NetDeviceTest, TheLinkGoesDownWithoutARefusedReadNorBuffers) {
+  SetUpOver<DyingBackend>();
+  activate();
+  network_.reset();
+  EXPECT_TRUE(interrupts_.wait_config_changed());
+  EXPECT_FALSE(device_->metrics().link_up);
 }
 
 TEST_F(NetDeviceTest, GivesItsQueuesBackInOrder) {

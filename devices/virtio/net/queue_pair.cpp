@@ -75,8 +75,10 @@ void QueuePair::backend_event(std::uint32_t events) {
     tx_writable_ = true;
     want_writable(false);
   }
-  // The end of the other side must not wait for buffers.
-  if ((events & (EPOLLHUP | EPOLLERR)) != 0 && rx_starved_) drain();
+  if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
+    hung_up_ = true;
+    if (rx_starved_) drain();  // the end of the other side must not wait for buffers
+  }
   run();
 }
 
@@ -84,8 +86,7 @@ void QueuePair::drain() {
   const iovec rest{spill_.data(), spill_.size()};
   while (link_up_) {
     const auto received = context_.backend->receive(index_, {&rest, 1});
-    if (received.state == net::IoState::closed) return lose_link();
-    if (received.size == 0) return;
+    if (received.size == 0) return lose_link_if_over(received.state);
     count(context_.counters->rx_dropped, 1);
   }
 }
@@ -106,6 +107,11 @@ void QueuePair::run() {
 
 void QueuePair::break_device(std::string_view reason) {
   if (!context_.broken->exchange(true)) context_.interrupts->needs_reset(reason);
+}
+
+void QueuePair::lose_link_if_over(net::IoState state) {
+  const bool asked = std::exchange(hung_up_, false) && state == net::IoState::blocked;
+  if (state == net::IoState::closed || (asked && context_.backend->is_gone(index_))) lose_link();
 }
 
 void QueuePair::lose_link() {
@@ -264,7 +270,7 @@ bool QueuePair::receive() {
     const auto received = receive_frame();
     if (received.size == 0) {
       rx_readable_ = false;
-      if (received.state == net::IoState::closed) lose_link();
+      lose_link_if_over(received.state);
       more = false;
       break;
     }

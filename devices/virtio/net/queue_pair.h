@@ -69,6 +69,7 @@ class QueuePair : public std::enable_shared_from_this<QueuePair> {
   void deliver(std::size_t size);
   void break_device(std::string_view reason);
   void lose_link();
+  void lose_link_if_over(net::IoState state);  // of a receive() that gave nothing
   void want_writable(bool wanted);
   std::uint16_t rx_index() const { return static_cast<std::uint16_t>(2 * index_); }
   std::uint16_t tx_index() const { return static_cast<std::uint16_t>(2 * index_ + 1); }
@@ -92,6 +93,7 @@ class QueuePair : public std::enable_shared_from_this<QueuePair> {
 
   // Receive. Chains from first_ on are popped and not used; together they hold capacity_ bytes.
   bool rx_readable_ = true;  // the backend may have frames
+  bool hung_up_ = false;     // its descriptor said so, and nobody has looked yet
   bool rx_starved_ = false;  // the ring has no more chains
   std::vector<Chain> chains_;
   std::size_t first_ = 0;
