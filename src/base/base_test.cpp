@@ -1,14 +1,18 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <sstream>
 #include <thread>
 
 #include "src/base/event_loop.h"
 #include "src/base/log.h"
+#include "src/base/own_code.h"
 #include "src/base/read_large.h"
 #include "src/base/text.h"
 #include "src/base/unique_fd.h"
@@ -141,6 +145,54 @@ TEST(ReadLarge, ReadsWhatOneReadDoes) {
   }
   std::string longer(content.size() + 1, '?');
   EXPECT_FALSE(read_large_at(file.get(), std::as_writable_bytes(std::span(longer)), 0));
+}
+
+// The mapping with the program's code, and how much of it is mapped in.
+struct CodeMapping {
+  std::uintptr_t begin = 0, end = 0;
+  std::uint64_t resident = 0;  // KiB
+};
+CodeMapping find_code(const std::string& smaps) {
+  const auto inside = reinterpret_cast<std::uintptr_t>(&find_code);
+  CodeMapping code;
+  std::istringstream lines(smaps);
+  for (std::string line; std::getline(lines, line);) {
+    std::uintptr_t begin = 0, end = 0;
+    unsigned long resident = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2 && begin <= inside &&
+        inside < end) {
+      code = {begin, end, 0};
+    }
+    if (code.end != 0 && std::sscanf(line.c_str(), "Rss: %lu kB", &resident) == 1) {
+      code.resident = resident;
+      return code;
+    }
+  }
+  return code;
+}
+
+TEST(OwnCode, ComesBackAsItRuns) {
+  std::string before(1 << 20, 0), after(1 << 20, 0);
+  const auto read_smaps = [](std::string& text) {  // by little code, as that is mapped in again
+    const UniqueFd file(::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC));
+    std::size_t size = 0;
+    for (ssize_t n = 1; n > 0; size += static_cast<std::size_t>(n)) {
+      n = ::read(file.get(), text.data() + size, text.size() - size);
+      if (n <= 0) break;
+    }
+    return size;
+  };
+  read_smaps(before);
+  const auto code = find_code(before);
+  ASSERT_NE(code.end, 0u);
+  for (auto at = code.begin; at < code.end; at += 4096) {
+    (void)*reinterpret_cast<const volatile char*>(at);
+  }
+  read_smaps(before);
+  unmap_own_code();
+  read_smaps(after);
+  EXPECT_EQ(find_code(before).resident, (code.end - code.begin) >> 10);
+  EXPECT_LT(find_code(after).resident, (code.end - code.begin) >> 11);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "devices/backend/disk/disk.h"
 #include "devices/virtio/balloon/balloon_device.h"
 #include "src/base/log.h"
+#include "src/base/own_code.h"
 #include "src/base/text.h"
 #include "src/hypervisor/session/report.h"
 
@@ -17,6 +18,9 @@ namespace {
 
 // A guest that does not answer its power button in this time is ended.
 constexpr auto kStopDeadline = std::chrono::seconds(30);
+
+// After this time nothing of a start goes on.
+constexpr auto kStartTime = std::chrono::milliseconds(1000);
 
 // What a guest touches in this time after its first restore is brought in by later ones at once.
 constexpr auto kWorkingSetTime = std::chrono::milliseconds(1000);
@@ -189,6 +193,7 @@ int Session::run() {
       (void)write_all(start_.ready.get(), std::as_bytes(std::span("1\n", 2)));
       start_.ready.reset();
     }
+    loop_->add_timer(EventLoop::Clock::now() + kStartTime, &unmap_own_code);
   }
   loop_->run();
   // Ended by force, nobody waits for a copy of the disks; else a snapshot that was begun is made.
