@@ -113,6 +113,12 @@ Result<void> Session::create_machine() {
   return {};
 }
 
+Result<void> Session::start_machine(Begin begin) {
+  TRY(machine_->start(begin));
+  loop_->add_timer(EventLoop::Clock::now() + kStartTime, &unmap_own_code);
+  return {};
+}
+
 // On the page server's thread. Others wait in the guest's memory for a page that will never come,
 // the session's own perhaps among them: nothing can be taken apart but the names of its sockets.
 void Session::end_with_damage(const std::string& text) const {
@@ -182,7 +188,7 @@ Result<void> Session::check_start() const {
 }
 
 int Session::run() {
-  if (const auto started = machine_->start(start_.begin); !started) {
+  if (const auto started = start_machine(start_.begin); !started) {
     finish(kExitFailed, started.error().message());
   } else {
     made_.clear();
@@ -193,7 +199,6 @@ int Session::run() {
       (void)write_all(start_.ready.get(), std::as_bytes(std::span("1\n", 2)));
       start_.ready.reset();
     }
-    loop_->add_timer(EventLoop::Clock::now() + kStartTime, &unmap_own_code);
   }
   loop_->run();
   // Ended by force, nobody waits for a copy of the disks; else a snapshot that was begun is made.
@@ -254,7 +259,7 @@ void Session::reboot() {
   machine_.reset();
   pages_.reset();
   auto result = create_machine();
-  if (result) result = machine_->start();
+  if (result) result = start_machine(Begin::running);
   if (!result) finish(kExitInternal, fmt::format("cannot reboot: {}", result.error().message()));
 }
 

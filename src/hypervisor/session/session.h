@@ -63,6 +63,7 @@ class Session {
       : config_(std::move(config)), start_(std::move(start)) {}
   Result<void> open();
   Result<void> create_machine();
+  Result<void> start_machine(Begin begin);
   // Milliseconds since the program began.
   double age() const;
   Machine::Environment environment();
