@@ -1,7 +1,5 @@
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -172,25 +170,14 @@ CodeMapping find_code(const std::string& smaps) {
 }
 
 TEST(OwnCode, ComesBackAsItRuns) {
-  std::string before(1 << 20, 0), after(1 << 20, 0);
-  const auto read_smaps = [](std::string& text) {  // by little code, as that is mapped in again
-    const UniqueFd file(::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC));
-    std::size_t size = 0;
-    for (ssize_t n = 1; n > 0; size += static_cast<std::size_t>(n)) {
-      n = ::read(file.get(), text.data() + size, text.size() - size);
-      if (n <= 0) break;
-    }
-    return size;
-  };
-  read_smaps(before);
-  const auto code = find_code(before);
+  const auto code = find_code(*read_text_file("/proc/self/smaps"));
   ASSERT_NE(code.end, 0u);
   for (auto at = code.begin; at < code.end; at += 4096) {
     (void)*reinterpret_cast<const volatile char*>(at);
   }
-  read_smaps(before);
+  const auto before = *read_text_file("/proc/self/smaps");
   unmap_own_code();
-  read_smaps(after);
+  const auto after = *read_text_file("/proc/self/smaps");  // by little code, which is mapped again
   EXPECT_EQ(find_code(before).resident, (code.end - code.begin) >> 10);
   EXPECT_LT(find_code(after).resident, (code.end - code.begin) >> 11);
 }

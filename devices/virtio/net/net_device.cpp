@@ -1,7 +1,5 @@
 #include "devices/virtio/net/net_device.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -35,10 +33,9 @@ constexpr std::uint16_t kLinkUp = 1;
 
 Result<std::unique_ptr<net::NetBackend>> open_backend(const NetConfig& config) {
   switch (config.kind) {
-    case NetKind::tap: {
+    case NetKind::tap:
       if (!config.tap.empty()) return TRY(net::TapBackend::open(config.tap, config.queues));
       return TRY(net::TapBackend::adopt(config.fds));
-    }
     case NetKind::user: {
       auto user = config.user;
       if (config.mtu) user.mtu = *config.mtu;
