@@ -5,14 +5,18 @@
 #include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
+#include <stdexcept>
 #include <thread>
 
 #include "src/base/event_loop.h"
 #include "src/base/log.h"
 #include "src/base/own_code.h"
 #include "src/base/read_large.h"
+#include "src/base/sparse_file.h"
 #include "src/base/text.h"
+#include "src/base/thread.h"
 #include "src/base/unique_fd.h"
 #include "src/base/worker.h"
 
@@ -109,6 +113,80 @@ TEST(Worker, CallRunsOnItsThread) {
   EXPECT_NE(id, std::this_thread::get_id());
 }
 
+TEST(Worker, ACallThrowsWhereItWasMadeAndTheThreadGoesOn) {
+  const auto worker = std::move(Worker::start("test").value());
+  EXPECT_THROW(worker->loop().call([] { throw std::runtime_error("asked for"); }),
+               std::runtime_error);
+  bool called = false;
+  worker->loop().call([&] { called = true; });
+  EXPECT_TRUE(called);
+}
+
+TEST(WorkerDeathTest, WhatATaskThrowsEndsTheProcessWithASentence) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto throw_on_worker = [] {
+    const auto worker = std::move(Worker::start("blk0").value());
+    worker->loop().post([] { throw std::bad_alloc(); });
+    ::pause();
+  };
+  EXPECT_EXIT(throw_on_worker(), ::testing::ExitedWithCode(kInternalErrorCode),
+              "^vmm: thread 'blk0': the host has no memory left for this machine\n$");
+}
+
+TEST(Background, HasWhatItsTaskReturnsOrThrows) {
+  const auto get = [](auto task) { return Background<int>::start("test", task).value().get(); };
+  EXPECT_EQ(get([]() -> Result<int> { return 7; }).value(), 7);
+  EXPECT_EQ(get([]() -> Result<int> { return fail("no"); }).error().message(), "no");
+  EXPECT_EQ(get([]() -> Result<int> { throw std::runtime_error("json"); }).error().message(),
+            "unexpected error: json");
+  std::atomic<bool> ended = false;
+  {
+    auto left = Background<void>::start("test", [&]() -> Result<void> {
+      ended = true;
+      return {};
+    });
+    ASSERT_TRUE(left);
+  }
+  EXPECT_TRUE(ended) << "its end waits for the thread";
+}
+
+// vCPUs of a machine that is made again are started by a thread that has all signals blocked.
+TEST(StartThread, KeepsASignalThatItsStarterBlocks) {
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  auto outer = start_thread("outer", [&] {
+    auto inner =
+        start_thread("inner", [&] { pthread_sigmask(SIG_BLOCK, nullptr, &blocked); }, SIGUSR2);
+    ASSERT_TRUE(inner);
+    inner->join();
+  });
+  ASSERT_TRUE(outer);
+  outer->join();
+  EXPECT_TRUE(sigismember(&blocked, SIGUSR1));
+  EXPECT_FALSE(sigismember(&blocked, SIGUSR2));
+}
+
+TEST(StartThread, HasAllSignalsBlockedButItsFaultsAndThoseKept) {
+  sigset_t blocked{};
+  auto thread =
+      start_thread("test", [&] { pthread_sigmask(SIG_BLOCK, nullptr, &blocked); }, SIGUSR2);
+  ASSERT_TRUE(thread) << thread.error().message();
+  thread->join();
+  for (const int signal : {SIGTERM, SIGUSR1}) EXPECT_EQ(sigismember(&blocked, signal), 1);
+  for (const int signal : {SIGSEGV, SIGUSR2}) EXPECT_EQ(sigismember(&blocked, signal), 0);
+}
+
+TEST(Caught, WhatALibraryThrowsIsAnError) {
+  EXPECT_TRUE(caught([] {}));
+  EXPECT_EQ(caught([]() -> Result<int> { return 3; }).value(), 3);
+  const auto out_of_memory = caught([] { throw std::bad_alloc(); });
+  ASSERT_FALSE(out_of_memory);
+  EXPECT_NE(out_of_memory.error().message().find("no memory"), std::string::npos);
+  const auto other = caught([] { throw std::runtime_error("json"); });
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().message(), "unexpected error: json");
+}
+
 TEST(UnnamedFile, IsInTheDirectoryOrElseWhereTemporaryFilesGo) {
   const std::string there = std::filesystem::temp_directory_path();
   for (const auto& directory : {there, std::string("/nowhere/at/all")}) {
@@ -120,6 +198,67 @@ TEST(UnnamedFile, IsInTheDirectoryOrElseWhereTemporaryFilesGo) {
     EXPECT_EQ(status.st_nlink, 0u);
     EXPECT_EQ(status.st_size, 5);
   }
+}
+
+TEST(NextData, FindsWhatIsNoHole) {
+  const auto file = open_unnamed_file(std::filesystem::temp_directory_path()).value();
+  constexpr std::uint64_t kSize = 4u << 20, kPart = 1u << 20;
+  ASSERT_EQ(::ftruncate(file.get(), kSize), 0);
+  const auto next = [&](std::uint64_t offset, std::uint64_t end) {
+    const auto data = next_data(file.get(), offset, end).value();
+    return std::pair(data.offset, data.length);
+  };
+  using Pair = std::pair<std::uint64_t, std::uint64_t>;
+  if (next(0, kSize) == Pair(0, kSize)) GTEST_SKIP() << "a file system without holes";
+  EXPECT_EQ(next(0, kSize), Pair(kSize, 0));
+  const std::vector<std::byte> bytes(kPart, std::byte{7});
+  for (const std::uint64_t at : {kPart, 3 * kPart})
+    ASSERT_TRUE(write_all_at(file.get(), bytes, at));
+  EXPECT_EQ(next(0, kSize), Pair(kPart, kPart));
+  EXPECT_EQ(next(kPart + 5, kSize), Pair(kPart + 5, kPart - 5)) << "from the middle on";
+  EXPECT_EQ(next(2 * kPart, kSize), Pair(3 * kPart, kPart)) << "up to the end";
+  EXPECT_EQ(next(0, kPart / 2), Pair(kPart / 2, 0)) << "what lies behind does not count";
+  EXPECT_EQ(next(0, kPart + 10), Pair(kPart, 10));
+  EXPECT_EQ(next(kSize, kSize), Pair(kSize, 0));
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd reader(ends[0]), writer(ends[1]);
+  EXPECT_FALSE(next_data(reader.get(), 0, kSize));
+}
+
+TEST(ReadTextFile, TakesRegularFilesAloneAndNeverWaits) {
+  char root[] = "/tmp/vmm-text-XXXXXX";
+  ASSERT_NE(::mkdtemp(root), nullptr);
+  const std::string fifo = std::string(root) + "/fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  for (const auto& path : {fifo, std::string(root), std::string("/dev/zero")}) {
+    const auto text = read_text_file(path);
+    ASSERT_FALSE(text) << path;
+    EXPECT_EQ(text.error().message(), "'" + path + "' is not a regular file");
+  }
+  EXPECT_TRUE(read_text_file("/proc/self/stat"));
+  const std::string six = std::string(root) + "/six";
+  std::ofstream(six) << "sixsix";
+  EXPECT_EQ(read_text_file(six, 6).value(), "sixsix");
+  EXPECT_FALSE(read_text_file(six, 5)) << "larger than the limit";
+  std::filesystem::remove_all(root);
+}
+
+TEST(Log, AFileThatCannotBeWrittenIsAnErrorAndNoFolderIsMade) {
+  char root[] = "/tmp/vmm-log-XXXXXX";
+  ASSERT_NE(::mkdtemp(root), nullptr);
+  const std::string folder = root;
+  const auto refused = log::configure(log::Level::warn, folder + "/such/x");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find(folder + "/such/x"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(folder + "/such"));
+  ASSERT_EQ(::mkfifo((folder + "/fifo").c_str(), 0600), 0);
+  EXPECT_FALSE(log::configure(log::Level::warn, folder + "/fifo")) << "nobody reads it";
+  ASSERT_TRUE(log::configure(log::Level::warn, folder + "/log"));
+  log::warn("line {}", 1);
+  const auto text = read_text_file(folder + "/log");
+  EXPECT_NE(text->find(" vmm warning: line 1\n"), std::string::npos) << *text;
+  std::filesystem::remove_all(folder);
 }
 
 TEST(RateLimit, LetsTheBurstThroughThenStops) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
+#include <exception>
 
 namespace vmm {
 
@@ -61,6 +62,7 @@ void EventLoop::call(Task task) {
   std::mutex done_mutex;
   std::condition_variable done;
   bool finished = false;
+  std::exception_ptr thrown;
   {
     std::unique_lock lock(mutex_);
     if (!running_ || pthread_equal(thread_, pthread_self())) {
@@ -69,7 +71,11 @@ void EventLoop::call(Task task) {
       return;
     }
     tasks_.push_back([&] {
-      task();
+      try {
+        task();
+      } catch (...) {  // check: catch-all allowed, passed on to the thread that asked
+        thrown = std::current_exception();
+      }
       std::lock_guard done_lock(done_mutex);
       finished = true;
       done.notify_one();
@@ -78,6 +84,7 @@ void EventLoop::call(Task task) {
   wakeup_.signal();
   std::unique_lock done_lock(done_mutex);
   done.wait(done_lock, [&] { return finished; });
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 std::uint64_t EventLoop::add_timer(Clock::time_point when, Task task) {

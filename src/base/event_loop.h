@@ -42,7 +42,7 @@ class EventLoop {
   // Runs `task` on the loop's thread, after what is pending now.
   void post(Task task);
   // Runs `task` on the loop's thread and waits for its end. Runs it at once when called from the
-  // loop's own thread or while no thread runs the loop.
+  // loop's own thread or while no thread runs the loop. Throws what `task` throws.
   void call(Task task);
   // Runs `task` once, not before `when`; returns a number for cancel_timer (loop thread only).
   std::uint64_t add_timer(Clock::time_point when, Task task);

@@ -1,14 +1,19 @@
 #include "src/base/log.h"
 
+#include <fcntl.h>
+
 #include <array>
 #include <ctime>
 #include <memory>
+#include <mutex>
+
+#include "src/base/unique_fd.h"
 
 // spdlog is seen by this file alone: it costs ten seconds to compile.
 #define SPDLOG_HEADER_ONLY
 #include <spdlog/logger.h>
 #include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
 namespace vmm::log {
@@ -19,6 +24,25 @@ constexpr std::array<std::string_view, 6> kNames = {"trace", "debug", "info",
 
 std::atomic<Level> current_level{Level::warn};
 spdlog::logger* logger = nullptr;  // lives as long as the process
+
+// Lines at the end of a file. spdlog's own sink makes folders that are missing, and waits for the
+// reader of a FIFO.
+class FileSink : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit FileSink(UniqueFd file) : file_(std::move(file)) {}
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    // A full disk has no place for a complaint either.
+    (void)write_all(file_.get(), std::as_bytes(std::span(line.data(), line.size())));
+  }
+  void flush_() override {}
+
+ private:
+  UniqueFd file_;
+};
 
 void set_sink(std::shared_ptr<spdlog::sinks::sink> sink) {
   static std::shared_ptr<spdlog::logger> owner;
@@ -42,11 +66,9 @@ Result<Level> parse_level(std::string_view name) {
 Result<void> configure(Level level, const std::string& file) {
   current_level = level;
   if (file.empty()) return {};
-  try {
-    set_sink(std::make_shared<spdlog::sinks::basic_file_sink_mt>(file));
-  } catch (const spdlog::spdlog_ex& error) {
-    return fail("cannot write the log file '{}': {}", file, error.what());
-  }
+  auto opened = open_file(file, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0644);
+  if (!opened) return fail("--log-file: {}", opened.error().message());
+  set_sink(std::make_shared<FileSink>(std::move(*opened)));
   return {};
 }
 

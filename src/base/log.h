@@ -2,7 +2,8 @@
 //
 //   log::warn("disk '{}': discard is not supported by the host file system", path);
 //
-// A line that a guest can provoke takes a RateLimit, so that no guest fills the log:
+// A line that a guest can provoke takes a RateLimit, so that no guest fills the log (tools/check
+// holds it for devices, KVM and vCPUs):
 //
 //   log::warn_limited(limit_, "queue {}: {}", index, error.message());
 #pragma once
@@ -65,10 +66,19 @@ void error(fmt::format_string<Args...> format, Args&&... args) {
   at(Level::error, format, std::forward<Args>(args)...);
 }
 template <typename... Args>
-void warn_limited(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
-  if (Level::warn >= level() && limit.allow()) {
-    write(Level::warn, fmt::format(format, std::forward<Args>(args)...));
+void at_limited(Level wanted, RateLimit& limit, fmt::format_string<Args...> format,
+                Args&&... args) {
+  if (wanted >= level() && limit.allow()) {
+    write(wanted, fmt::format(format, std::forward<Args>(args)...));
   }
+}
+template <typename... Args>
+void warn_limited(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
+  at_limited(Level::warn, limit, format, std::forward<Args>(args)...);
+}
+template <typename... Args>
+void error_limited(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
+  at_limited(Level::error, limit, format, std::forward<Args>(args)...);
 }
 
 }  // namespace vmm::log

@@ -13,7 +13,7 @@ namespace vmm {
 namespace {
 
 std::unexpected<Error> fail_exists(const std::string& path) {
-  return fail("'{}' exists already; remove it first, or choose another name", path);
+  return fail("'{}' exists already; choose another name", path);
 }
 
 // Of its first byte; a disk image is locked elsewhere (raw_file.cpp). Not flock(), which on NFS is
@@ -29,16 +29,24 @@ bool lock(int fd) {
 // Opens `partial` with `flags` besides, and locks it. Not when another process made it again, and
 // was done, meanwhile: then this is not the file of that name any more.
 Result<UniqueFd> open_locked(const std::string& partial, int flags, mode_t mode) {
-  auto fd = TRY(open_file(partial, O_RDWR | O_NOFOLLOW | flags, mode));
+  auto fd = TRY(open_file(partial, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, mode));
   struct stat ours{}, named{};
-  if (!lock(fd.get()) || ::fstat(fd.get(), &ours) < 0 || ::lstat(partial.c_str(), &named) < 0 ||
-      ours.st_ino != named.st_ino || !S_ISREG(ours.st_mode)) {
-    return fail("'{}' is being made by another process", partial);
+  if (::fstat(fd.get(), &ours) < 0) return fail_errno("cannot examine '{}'", partial);
+  if (!S_ISREG(ours.st_mode)) return fail("'{}' is not a regular file", partial);
+  if (ours.st_uid != ::geteuid()) return fail("'{}' belongs to another user", partial);
+  if (!lock(fd.get()) || ::lstat(partial.c_str(), &named) < 0 || ours.st_dev != named.st_dev ||
+      ours.st_ino != named.st_ino) {
+    return std::unexpected(
+        Error(fmt::format("'{}' is being made by another process", partial), EWOULDBLOCK));
   }
   return fd;
 }
 
 }  // namespace
+
+Result<UniqueFd> lock_unfinished_file(const std::string& partial) {
+  return open_locked(partial, 0, 0);
+}
 
 Result<void> sync_directory(const std::string& path) {
   const auto fd = TRY(open_file(path, O_RDONLY | O_DIRECTORY));
@@ -54,11 +62,14 @@ Result<NewFile> NewFile::create(const std::string& path, mode_t mode) {
   // The lock goes with the process: what a killed one left behind is nobody's. It goes, rather than
   // being written over: it has the mode that one wanted, and who has it open reads on.
   if (::lstat(partial.c_str(), &status) == 0) {
-    const auto left = TRY(open_locked(partial, 0, 0));
+    const auto left = TRY(lock_unfinished_file(partial));
     if (::unlink(partial.c_str()) < 0) return fail_errno("cannot remove '{}'", partial);
   }
-  auto fd = TRY(open_locked(partial, O_CREAT | O_EXCL, mode));
-  return NewFile(path, std::move(fd));
+  auto fd = open_locked(partial, O_CREAT | O_EXCL, mode);
+  if (fd) return NewFile(path, std::move(*fd));
+  const Error& error = fd.error();
+  if (error.code() == 0) return std::unexpected(error);
+  return fail_errno_text(error.code(), fmt::format("cannot create '{}'", path));
 }
 
 NewFile::NewFile(NewFile&& other) noexcept

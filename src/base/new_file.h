@@ -39,6 +39,11 @@ class NewFile {
   UniqueFd fd_;
 };
 
+// Takes over PATH.partial, which a killed process left: locked, so that nobody else does, and for
+// its owner to remove. Error: it is not a regular file of this user; with EWOULDBLOCK as its code:
+// another process is making it.
+Result<UniqueFd> lock_unfinished_file(const std::string& partial);
+
 // Makes what was created, renamed and removed in it durable.
 Result<void> sync_directory(const std::string& path);
 

@@ -103,6 +103,16 @@ TEST_F(NewFileTest, RefusesWhatIsNoFile) {
   fs::create_symlink(path("target"), path("x.partial"));
   EXPECT_NE(refusal("x"), "");
   EXPECT_EQ(content("target"), "precious");
+  ASSERT_EQ(::mkfifo(path("y.partial").c_str(), 0600), 0);
+  EXPECT_NE(refusal("y").find("is not a regular file"), std::string::npos) << refusal("y");
+}
+
+TEST_F(NewFileTest, RemovesNothingOfAnotherUser) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root makes files of others";
+  write("x.partial", "theirs");
+  ASSERT_EQ(::chown(path("x.partial").c_str(), 65534, 65534), 0);
+  EXPECT_NE(refusal("x").find("belongs to another user"), std::string::npos) << refusal("x");
+  EXPECT_EQ(content("x.partial"), "theirs");
 }
 
 }  // namespace

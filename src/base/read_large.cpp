@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "src/base/thread.h"
 #include "src/base/unique_fd.h"
 
 namespace vmm {
@@ -35,20 +35,18 @@ Result<void> read_large_at(int fd, std::span<std::byte> buffer, std::uint64_t of
     }
     return {};
   };
-  std::vector<Result<void>> results(threads);
-  {
-    std::vector<std::jthread> helpers;
-    for (std::size_t i = 1; i < threads; ++i) {
-      try {
-        helpers.emplace_back([&, i] { results[i] = work(); });
-      } catch (const std::system_error&) {
-        break;  // no more threads are permitted: those that run do it all
-      }
-    }
-    results[0] = work();
+  std::vector<Background<void>> helpers;
+  helpers.reserve(threads - 1);
+  while (helpers.size() < threads - 1) {
+    auto helper = Background<void>::start("read", work);
+    if (!helper) break;  // no more threads are permitted: those that run do it all
+    helpers.push_back(std::move(*helper));
   }
-  for (auto& result : results) TRY(std::move(result));
-  return {};
+  Result<void> result = work();
+  for (auto& helper : helpers) {
+    if (auto done = helper.get(); result) result = std::move(done);
+  }
+  return result;
 }
 
 }  // namespace vmm

@@ -1,6 +1,7 @@
 #include "src/base/text.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <numeric>
 
@@ -26,7 +27,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 Result<std::uint64_t> parse_size(std::string_view text) {
   const auto refuse = [text] {
-    return fail("'{}' is not a size: a whole number with K, M, G or T is, such as 512M or 2G",
+    return fail("invalid size '{}': expected a whole number with K, M, G or T, such as 512M or 2G",
                 text);
   };
   std::uint64_t value = 0;
@@ -55,7 +56,7 @@ Result<std::uint64_t> parse_number(std::string_view text, std::uint64_t low, std
   std::uint64_t value = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (code != std::errc{} || end != text.data() + text.size() || value < low || value > high) {
-    return fail("{} '{}' is not right: a whole number from {} to {} is", what, text, low, high);
+    return fail("invalid {} '{}': expected a whole number from {} to {}", what, text, low, high);
   }
   return value;
 }
@@ -70,6 +71,19 @@ std::string format_size(std::uint64_t bytes) {
   return unit == 0 ? fmt::format("{}", bytes) : fmt::format("{}{}", bytes, kUnits[unit - 1]);
 }
 
+std::string size_in_words(std::uint64_t bytes) {
+  constexpr std::array<std::string_view, 5> kUnits = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  auto value = static_cast<double>(bytes);
+  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
+  // One decimal where it says something: 1.5 GiB, 512 MiB.
+  const auto tenths = static_cast<std::uint64_t>(value * 10 + 0.5);
+  if (tenths % 10 == 0 || tenths >= 1000) {
+    return fmt::format("{} {}", static_cast<std::uint64_t>(value + 0.5), kUnits[unit]);
+  }
+  return fmt::format("{}.{} {}", tenths / 10, tenths % 10, kUnits[unit]);
+}
+
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
   for (;;) {
@@ -78,6 +92,29 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
     if (at == std::string_view::npos) return parts;
     text.remove_prefix(at + 1);
   }
+}
+
+std::string double_commas(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    result += c;
+    if (c == ',') result += c;
+  }
+  return result;
+}
+
+std::vector<std::string> split_words(std::string_view text) {
+  std::vector<std::string> words(1);
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != ',') {
+      words.back() += text[i];
+    } else if (i + 1 < text.size() && text[i + 1] == ',') {
+      words.back() += text[++i];
+    } else {
+      words.emplace_back();
+    }
+  }
+  return words;
 }
 
 std::string_view nearest_name(std::string_view name, std::span<const std::string_view> candidates) {

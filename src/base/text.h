@@ -11,16 +11,22 @@
 
 namespace vmm {
 
-// "512", "64K", "2G", "1.5G" is refused. Bytes; K, M, G, T are powers of 1024, an optional "iB" or
-// "B" may follow. The error says what would be right.
+// "512", "64K", "2G"; "1.5G" is refused. Bytes; K, M, G, T are powers of 1024, an optional "iB" or
+// "B" may follow. The error says what was expected.
 Result<std::uint64_t> parse_size(std::string_view text);
 // A whole decimal number within [low, high]; `what` names it in the error.
 Result<std::uint64_t> parse_number(std::string_view text, std::uint64_t low, std::uint64_t high,
                                    std::string_view what);
 // 2147483648 -> "2G", 1536 -> "1536": the largest unit that is exact.
 std::string format_size(std::uint64_t bytes);
+// Rounded, for people: "512 MiB", "1.5 GiB".
+std::string size_in_words(std::uint64_t bytes);
 
 std::vector<std::string_view> split(std::string_view text, char separator);
+
+// The words of an option, between single commas; a doubled comma stands for one in a word.
+std::vector<std::string> split_words(std::string_view text);
+std::string double_commas(std::string_view text);
 
 // The candidate with the least edit distance, or "" when none is near enough to be meant.
 std::string_view nearest_name(std::string_view name, std::span<const std::string_view> candidates);

@@ -1,6 +1,7 @@
 #include "src/base/unique_fd.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 
@@ -13,6 +14,14 @@ Result<UniqueFd> open_file(const std::string& path, int flags, mode_t mode) {
   } while (fd < 0 && errno == EINTR);
   if (fd < 0) return fail_errno("cannot open '{}'", path);
   return UniqueFd(fd);
+}
+
+Result<UniqueFd> open_regular_file(const std::string& path) {
+  auto fd = TRY(open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
+  struct stat status{};
+  if (::fstat(fd.get(), &status) < 0) return fail_errno("cannot examine '{}'", path);
+  if (!S_ISREG(status.st_mode)) return fail("'{}' is not a regular file", path);
+  return fd;
 }
 
 Result<UniqueFd> open_unnamed_file(const std::string& directory) {
@@ -58,7 +67,7 @@ Result<void> write_all(int fd, std::span<const std::byte> buffer) {
 }
 
 Result<std::string> read_text_file(const std::string& path, std::size_t limit) {
-  auto fd = TRY(open_file(path, O_RDONLY));
+  const auto fd = TRY(open_regular_file(path));
   std::string text;
   char chunk[4096];
   for (;;) {

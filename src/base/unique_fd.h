@@ -44,6 +44,8 @@ class UniqueFd {
 
 // open(2) with O_CLOEXEC added. The error names the path.
 Result<UniqueFd> open_file(const std::string& path, int flags, mode_t mode = 0600);
+// For reading, and a regular file: a FIFO would be waited for, a terminal too. The error says so.
+Result<UniqueFd> open_regular_file(const std::string& path);
 // A file without a name, which goes with its last descriptor: in `directory`, or where temporary
 // files go.
 Result<UniqueFd> open_unnamed_file(const std::string& directory);
@@ -53,7 +55,7 @@ Result<void> read_exact_at(int fd, std::span<std::byte> buffer, std::uint64_t of
 Result<void> write_all_at(int fd, std::span<const std::byte> buffer, std::uint64_t offset);
 Result<void> write_all(int fd, std::span<const std::byte> buffer);
 
-// All of a (small) file: configuration, /proc and /sys entries. `limit` in bytes.
+// All of a (small) regular file: configuration, /proc and /sys entries. `limit` in bytes.
 Result<std::string> read_text_file(const std::string& path, std::size_t limit = 16u << 20);
 
 }  // namespace vmm

@@ -1,15 +1,39 @@
 // Unix stream sockets: a listener that owns its path, and connect.
 #pragma once
 
+#include <sys/types.h>
+
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
 
 namespace vmm {
 
-// Listens at a path, 0600, non-blocking; removes the path on destruction. A socket that nobody
-// listens at any more is replaced; anything else at the path is refused with a sentence.
+// The file of a socket, so that another one of the same name is not taken for it.
+class SocketFile {
+ public:
+  // Error: there is none of that name, or it is something else.
+  static Result<SocketFile> at(std::string path);
+  // The same file, which has another name now.
+  SocketFile renamed(std::string path) const;
+  // Removes it, unless its name is another one's by now.
+  void remove() const;
+
+ private:
+  SocketFile(std::string path, dev_t device, ino_t inode)
+      : path_(std::move(path)), device_(device), inode_(inode) {}
+  std::string path_;
+  dev_t device_;
+  ino_t inode_;
+};
+
+// Listens at a path, 0600, non-blocking; removes the path on destruction, if it still is its own. A
+// socket that nobody listens at any more is replaced; anything else at the path is refused with a
+// sentence. Of any number of processes that replace one at once, one succeeds: a socket listens
+// before it has its name.
 class UnixListener {
  public:
   static Result<UnixListener> create(const std::string& path);
@@ -22,9 +46,12 @@ class UnixListener {
   UniqueFd accept() const;
 
  private:
-  UnixListener(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  UnixListener(UniqueFd fd, SocketFile file) : fd_(std::move(fd)), file_(std::move(file)) {}
+  static Result<void> publish(const std::string& from, const std::string& path);
+  static Result<void> remove_stale(const std::string& path);
+
   UniqueFd fd_;
-  std::string path_;
+  std::optional<SocketFile> file_;  // none: moved from
 };
 
 // Blocking until connected; the descriptor is blocking.

@@ -2,6 +2,9 @@
 //
 //   auto worker = TRY(Worker::start("blk0"));
 //   worker->loop().call([&] { ... set up watches on the worker's thread ... });
+//
+// What a call() throws is its caller's; what a callback or a posted task throws ends the process
+// (start_thread).
 #pragma once
 
 #include <memory>
@@ -12,9 +15,6 @@
 #include "src/base/result.h"
 
 namespace vmm {
-
-// Names the calling thread (at most 15 bytes are kept, see prctl(2) PR_SET_NAME).
-void set_thread_name(const std::string& name);
 
 class Worker {
  public:
