@@ -93,10 +93,10 @@ struct Platform {
     std::uint32_t hypervisor = 10;
   };
   // The generic event device (ACPI 6.5, 5.6.9): one interrupt, and a status register that says why.
-  // A read of `status` takes the pending events and clears them.
+  // A read of `status` takes the pending events, which are these bits, and clears them.
   struct EventDevice {
-    static constexpr std::uint8_t kPowerButton = 1 << 0;
-    static constexpr std::uint8_t kGenerationChanged = 1 << 1;
+    std::uint8_t power_button = 0;
+    std::uint8_t generation_changed = 0;
     PlatformDevice::Interrupt interrupt;
     PlatformRegister status;
   };
@@ -104,10 +104,9 @@ struct Platform {
     PlatformRegister reg;
     std::uint8_t value = 0;
   };
-  // ACPI 6.5, 4.8.3.7. Power-off is a write of kPowerOff to `control`.
+  // ACPI 6.5, 4.8.3.7. Power-off is a write of SLP_EN to `control`, with this SLP_TYP.
   struct Sleep {
-    static constexpr std::uint8_t kS5 = 5;                        // SLP_TYP of the state S5
-    static constexpr std::uint8_t kPowerOff = kS5 << 2 | 1 << 5;  // SLP_TYP, SLP_EN
+    std::uint8_t power_off_type = 0;  // of the state S5
     PlatformRegister control;
     PlatformRegister status;
   };

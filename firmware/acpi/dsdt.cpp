@@ -85,11 +85,11 @@ Aml event_device(const Platform& platform) {
   const Space space =
       events.status.space == PlatformRegister::Space::io ? Space::io : Space::memory;
   const std::array<FieldUnit, 1> status = {{{"ESTS", 8}}};
-  Terms handler = {store(path("ESTS"), local(0)),  // once: the read clears
-                   if_then(bit_and(local(0), integer(Platform::EventDevice::kPowerButton)),
-                           {notify("\\_SB_.PWRB", kHappened)})};
+  Terms handler = {
+      store(path("ESTS"), local(0)),  // once: the read clears
+      if_then(bit_and(local(0), integer(events.power_button)), {notify("\\_SB_.PWRB", kHappened)})};
   if (platform.generation_id_address) {
-    handler.push_back(if_then(bit_and(local(0), integer(Platform::EventDevice::kGenerationChanged)),
+    handler.push_back(if_then(bit_and(local(0), integer(events.generation_changed)),
                               {notify("\\_SB_.VGEN", kHappened)}));
   }
   return device("GED_",
@@ -113,8 +113,8 @@ Aml generation_device(std::uint64_t address) {
                  name("ADDR", package({integer(address & 0xffffffff), integer(address >> 32)}))});
 }
 
-Aml power_off_state() {
-  return name("_S5_", package({integer(Platform::Sleep::kS5), integer(0), integer(0), integer(0)}));
+Aml power_off_state(const Platform::Sleep& sleep) {
+  return name("_S5_", package({integer(sleep.power_off_type), integer(0), integer(0), integer(0)}));
 }
 
 }  // namespace
@@ -137,7 +137,7 @@ std::vector<std::byte> build_dsdt(const Platform& platform) {
   }
   Table dsdt("DSDT", 2);
   dsdt.add(scope("\\_SB_", devices));
-  if (platform.sleep) dsdt.add(power_off_state());
+  if (platform.sleep) dsdt.add(power_off_state(*platform.sleep));
   return std::move(dsdt).finish();
 }
 

@@ -45,11 +45,14 @@ Platform sample(std::uint32_t cpus) {
                                        .trigger = Device::Trigger::level,
                                        .polarity = Device::Polarity::active_low}}}};
   platform.generation_id_address = 0xef000;
-  platform.events = Platform::EventDevice{.interrupt = {.gsi = 9},
+  platform.events = Platform::EventDevice{.power_button = 1,
+                                          .generation_changed = 2,
+                                          .interrupt = {.gsi = 9},
                                           .status = {PlatformRegister::Space::io, 0x600}};
   platform.reset = Platform::Reset{{PlatformRegister::Space::io, 0x604}, 1};
-  platform.sleep =
-      Platform::Sleep{{PlatformRegister::Space::io, 0x608}, {PlatformRegister::Space::io, 0x60c}};
+  platform.sleep = Platform::Sleep{.power_off_type = 5,
+                                   .control = {PlatformRegister::Space::io, 0x608},
+                                   .status = {PlatformRegister::Space::io, 0x60c}};
   return platform;
 }
 

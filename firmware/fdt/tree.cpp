@@ -68,7 +68,7 @@ Result<void> check(const Platform& platform, const Start& start) {
     }
     console = console || device.name == platform.console;
   }
-  if (!console) return fail("the console '{}' is no device of the tree", platform.console);
+  if (!console) return fail("the console '{}' is not a device of the tree", platform.console);
   if (start.command_line.find('\0') != std::string::npos) {
     return fail("the kernel's command line has a NUL inside");
   }

@@ -64,7 +64,7 @@ Result<LoadedArm64Kernel> place(const ImageSource& source, const GuestMemory& me
 
 Result<LoadedArm64Kernel> load(const std::string& path, const GuestMemory& memory,
                                GuestAddress base, const PayloadCache& cache) {
-  auto fd = TRY(open_file(path, O_RDONLY));
+  auto fd = TRY(open_regular_file(path));
   struct stat status{};
   if (::fstat(fd.get(), &status) < 0) return fail_errno("cannot look at it");
   const auto source = TRY(ImageSource::file(std::move(fd)));

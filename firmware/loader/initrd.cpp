@@ -45,7 +45,7 @@ Result<Mapping> unpack(Compression kind, const ImageSource& source, std::uint64_
   const auto packed = TRY(source.read(0, source.size()));
   const auto size = TRY(uncompressed_size(kind, packed, most));
   auto plain = TRY(decompress(kind, packed, size, Rest::refused));
-  if (!is_archive(plain.bytes())) return fail("it is no archive");
+  if (!is_archive(plain.bytes())) return fail("it is not an archive");
   return plain;
 }
 
@@ -80,7 +80,7 @@ Result<LoadedInitrd> load_initrd(const std::string& path, const GuestMemory& mem
   struct stat status{};
   if (::stat(path.c_str(), &status) < 0) return fail_errno("cannot open the initrd '{}'", path);
   if (!S_ISREG(status.st_mode)) return fail("'{}' is not a regular file, an initrd must be", path);
-  auto file = TRY(open_file(path, O_RDONLY));
+  auto file = TRY(open_regular_file(path));
   if (::fstat(file.get(), &status) < 0) return fail_errno("cannot look at '{}'", path);
   if (status.st_size == 0) return fail("the initrd '{}' is empty", path);
 

@@ -73,7 +73,7 @@ Result<KernelImage> open_bzimage(const std::string& path, ImageSource source,
                   compression_name(bzimage.compression));
     }
     image.remark =
-        fmt::format("the kernel '{}' decompresses itself: compression by {} is not known", path,
+        fmt::format("the kernel '{}' decompresses itself: compression by {} is not supported", path,
                     compression_name(bzimage.compression));
     return image;
   }
@@ -89,7 +89,7 @@ Result<KernelImage> open_bzimage(const std::string& path, ImageSource source,
 }
 
 Result<KernelImage> open_file_of(const std::string& path, const PayloadCache& cache) {
-  auto fd = TRY(open_file(path, O_RDONLY));
+  auto fd = TRY(open_regular_file(path));
   struct stat status{};
   if (::fstat(fd.get(), &status) < 0) return fail_errno("cannot look at '{}'", path);
   auto source = TRY(ImageSource::file(std::move(fd)));

@@ -130,7 +130,7 @@ TEST_F(KernelTest, WhatIsNotUnderstoodDecompressesItself) {
   EXPECT_EQ(kernel->entry_kind, EntryKind::linux64);
   EXPECT_EQ(kernel->entry, GuestAddress{0x1000200});
   EXPECT_EQ(kernel->end, GuestAddress{0x1020000});  // init_size
-  EXPECT_TRUE(kernel->remark.ends_with("compression by lzo is not known")) << kernel->remark;
+  EXPECT_TRUE(kernel->remark.ends_with("compression by lzo is not supported")) << kernel->remark;
   const auto code = *memory_->slice(GuestAddress{0x1000000}, 0x1000);
   EXPECT_EQ(std::memcmp(code.data(), file.data() + 2048, code.size()), 0);
 

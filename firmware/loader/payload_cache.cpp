@@ -1,10 +1,12 @@
 #include "firmware/loader/payload_cache.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -25,16 +27,17 @@ constexpr auto kAbandoned = std::chrono::hours(1);  // a temporary file this old
 
 // The last bytes of a file. Its format is private to one host, so that a change of it takes a new
 // magic and nothing more.
-constexpr std::array<char, 8> kMagic = {'v', 'm', 'm', 'k', 'r', 'n', 'l', '1'};
+constexpr std::array<char, 8> kMagic = {'v', 'm', 'm', 'k', 'r', 'n', 'l', '2'};
 struct Trailer {
   std::array<char, 8> magic{};
   FileIdentity identity;
   std::uint64_t payload_size = 0;
   std::uint64_t setup_header_size = 0;
   std::array<std::byte, 168> setup_header{};
+  std::uint64_t payload_digest = 0;
   std::uint64_t digest = 0;  // of everything above
 };
-static_assert(sizeof(Trailer) == 240);
+static_assert(sizeof(Trailer) == 248);
 
 std::uint64_t fnv1a(std::span<const std::byte> bytes) {
   std::uint64_t hash = 0xcbf29ce484222325;
@@ -44,6 +47,44 @@ std::uint64_t fnv1a(std::span<const std::byte> bytes) {
 
 std::uint64_t digest_of(const Trailer& trailer) {
   return fnv1a(std::as_bytes(std::span(&trailer, 1)).first(offsetof(Trailer, digest)));
+}
+
+// Of damage, not of malice: 32 bytes at a time, as a kernel has tens of millions.
+std::uint64_t digest_of(std::span<const std::byte> payload) {
+  std::array<std::uint64_t, 4> lanes = {1, 2, 3, 4};
+  for (; payload.size() >= sizeof lanes; payload = payload.subspan(sizeof lanes)) {
+    std::array<std::uint64_t, 4> words;
+    std::memcpy(words.data(), payload.data(), sizeof words);
+    for (std::size_t i = 0; i < lanes.size(); ++i) {
+      lanes[i] = std::rotl(lanes[i] ^ words[i], 29) * 0x9e3779b97f4a7c15;
+    }
+  }
+  return fnv1a(std::as_bytes(std::span(lanes))) ^ fnv1a(payload);
+}
+
+// The nanoseconds of a file's time that say: its digest was right, since this host started, and it
+// was not written to since. None: that cannot be told here.
+std::optional<long> mark_of_host() {
+  const auto boot = read_text_file("/proc/sys/kernel/random/boot_id");
+  if (!boot || boot->empty()) return std::nullopt;
+  return static_cast<long>(fnv1a(std::as_bytes(std::span(*boot))) % 999'999'999 + 1);
+}
+
+// Keeps the seconds, as the oldest files are removed first.
+void mark(int fd, const timespec& time) {
+  const auto nanoseconds = mark_of_host();
+  if (!nanoseconds) return;
+  const timespec times[] = {{0, UTIME_OMIT}, {time.tv_sec, *nanoseconds}};
+  (void)::futimens(fd, times);  // it is compared again, then
+}
+
+bool has_digest(int fd, std::uint64_t size, std::uint64_t digest) {
+  if (size == 0) return digest_of(std::span<const std::byte>()) == digest;
+  void* const content = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+  if (content == MAP_FAILED) return false;
+  const bool same = digest_of(std::span(static_cast<const std::byte*>(content), size)) == digest;
+  ::munmap(content, size);
+  return same;
 }
 
 std::int64_t nanoseconds(const timespec& time) {
@@ -113,6 +154,12 @@ std::optional<PayloadCache::Entry> PayloadCache::find(const FileIdentity& identi
       trailer.setup_header_size > trailer.setup_header.size()) {
     return std::nullopt;
   }
+  if (status.st_mtim.tv_nsec != mark_of_host()) {
+    if (!has_digest(entry.file.get(), trailer.payload_size, trailer.payload_digest)) {
+      return std::nullopt;
+    }
+    mark(entry.file.get(), status.st_mtim);
+  }
   entry.payload_size = trailer.payload_size;
   entry.setup_header.assign(
       trailer.setup_header.begin(),
@@ -127,18 +174,19 @@ bool PayloadCache::store(const FileIdentity& identity, std::span<const std::byte
   if (!make_private_directory(directory_)) return false;
   trailer.setup_header_size = setup_header.size();
   std::ranges::copy(setup_header, trailer.setup_header.begin());
+  trailer.payload_digest = digest_of(payload);
   trailer.digest = digest_of(trailer);
 
   std::string temporary = fmt::format("{}/{}XXXXXX", directory_, kTemporary);
   const UniqueFd file(::mkostemp(temporary.data(), O_CLOEXEC));  // 0600
   if (!file) return false;
-  // Not synced: what a crash of the host cuts off lacks the trailer.
   if (!write_all(file.get(), payload) ||
       !write_all(file.get(), std::as_bytes(std::span(&trailer, 1))) ||
-      ::rename(temporary.c_str(), path_of(identity).c_str()) < 0) {
+      ::fdatasync(file.get()) < 0 || ::rename(temporary.c_str(), path_of(identity).c_str()) < 0) {
     ::unlink(temporary.c_str());
     return false;
   }
+  if (struct stat status{}; ::fstat(file.get(), &status) == 0) mark(file.get(), status.st_mtim);
   prune();
   return true;
 }

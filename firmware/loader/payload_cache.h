@@ -8,9 +8,11 @@
 //
 // A file is named by the identity of its source (device, inode, size, times), so that a hit needs
 // no digest of that. It holds the payload, page-aligned and so mappable, and a trailer with the
-// identity and, of a bzImage, the setup header; a file without the trailer was cut off and is not
-// used. Only what this user alone can write is trusted. Nothing here is ever an error: what cannot
-// be cached is decompressed again.
+// identity, digests of itself and of the payload and, of a bzImage, the setup header. It is synced
+// before it has its name. The payload's digest is compared once after each start of the host and
+// after each write to the file: what was looked at is marked by the nanoseconds of its time. Only
+// what this user alone can write is trusted. Nothing here is ever an error: what cannot be cached,
+// or is damaged, is decompressed again.
 #pragma once
 
 #include <sys/stat.h>

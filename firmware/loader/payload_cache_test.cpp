@@ -1,5 +1,6 @@
 #include "firmware/loader/payload_cache.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -59,7 +60,7 @@ TEST_F(PayloadCacheTest, ACutOffFileIsNotUsed) {
   ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
   const std::string path = cache_.path_of(identity(1));
   const auto size = fs::file_size(path);
-  for (std::uintmax_t cut : {size - 1, size - 240, size / 2, std::uintmax_t{0}}) {
+  for (std::uintmax_t cut : {size - 1, size - 248, size / 2, std::uintmax_t{0}}) {
     fs::resize_file(path, cut);
     EXPECT_FALSE(cache_.find(identity(1))) << cut;
   }
@@ -67,6 +68,41 @@ TEST_F(PayloadCacheTest, ACutOffFileIsNotUsed) {
   EXPECT_FALSE(cache_.find(identity(1)));
   ASSERT_TRUE(cache_.store(identity(1), header_, payload_));  // and it is replaced
   EXPECT_TRUE(cache_.find(identity(1)));
+}
+
+// A byte anywhere in it, as a disk or a crash of the host leaves them.
+TEST_F(PayloadCacheTest, ADamagedFileIsNotUsed) {
+  const Bytes large(100'001, std::byte{7});
+  ASSERT_TRUE(cache_.store(identity(1), header_, large));
+  const std::string path = cache_.path_of(identity(1));
+  EXPECT_TRUE(cache_.find(identity(1)));
+  for (const std::uint64_t at : {0u, 1u, 31u, 50'000u, 99'999u, 100'000u, 100'020u}) {
+    const auto file = std::move(open_file(path, O_RDWR).value());
+    std::byte right{};
+    ASSERT_TRUE(read_exact_at(file.get(), std::span(&right, 1), at));
+    const std::byte wrong = right ^ std::byte{0x80};
+    ASSERT_TRUE(write_all_at(file.get(), std::span(&wrong, 1), at));
+    EXPECT_FALSE(cache_.find(identity(1))) << at;
+    EXPECT_FALSE(cache_.find(identity(1))) << at << ", and it is not marked as whole";
+    ASSERT_TRUE(write_all_at(file.get(), std::span(&right, 1), at));
+    EXPECT_TRUE(cache_.find(identity(1))) << at;
+  }
+  ASSERT_TRUE(cache_.store(identity(2), {}, {}));
+  EXPECT_TRUE(cache_.find(identity(2)));
+}
+
+// The whole is read once, not at each start.
+TEST_F(PayloadCacheTest, WhatWasComparedIsMarked) {
+  ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
+  const std::string path = cache_.path_of(identity(1));
+  struct stat stored{}, touched{}, found{};
+  ASSERT_EQ(::stat(path.c_str(), &stored), 0);
+  fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(24));
+  ASSERT_EQ(::stat(path.c_str(), &touched), 0);
+  ASSERT_TRUE(cache_.find(identity(1)));
+  ASSERT_EQ(::stat(path.c_str(), &found), 0);
+  EXPECT_EQ(found.st_mtim.tv_nsec, stored.st_mtim.tv_nsec);
+  EXPECT_EQ(found.st_mtim.tv_sec, touched.st_mtim.tv_sec) << "its age stays";
 }
 
 TEST_F(PayloadCacheTest, OnlyPrivateFilesAreTrusted) {

@@ -43,7 +43,7 @@ Result<Images> load_images(const std::string& kernel, const std::string& initrd,
 Result<EntryPoint> prepare_entry(const Images& images, const std::string& command_line,
                                  const Platform& platform, const GuestMemory& memory) {
   if (command_line.size() > kCommandLineMax) {
-    return fail("the kernel's command line has {} characters, at most {} are possible",
+    return fail("the kernel's command line has {} characters: expected at most {}",
                 command_line.size(), kCommandLineMax);
   }
   fdt::Start start{.ram = {},

@@ -16,7 +16,8 @@ class Bus {
   // The handler outlives the bus's last access.
   Result<void> add(std::uint64_t base, std::uint64_t size, IoHandler& handler, std::string name);
 
-  // Any vCPU thread. An address that nobody owns reads as all ones; writes to it are lost.
+  // Any vCPU thread. An address that nobody owns reads as all ones; writes to it are lost. So is an
+  // access of another size than 1, 2, 4 or 8 bytes, or one that is not aligned to its size.
   std::uint64_t read(std::uint64_t address, unsigned size) const;
   void write(std::uint64_t address, unsigned size, std::uint64_t value) const;
 

@@ -35,6 +35,27 @@ TEST(Bus, NobodysAddressReadsAsOnes) {
   EXPECT_EQ(bus.read(0x3ff, 2), ~std::uint64_t{0}) << "crosses the end of the range";
   bus.write(0x400, 1, 1);
   EXPECT_EQ(recorder.last_offset, 99u);
+  ASSERT_TRUE(bus.add(0x500, 3, recorder, "odd"));
+  EXPECT_EQ(bus.read(0x502, 1), 2u * 16 + 1);
+  EXPECT_EQ(bus.read(0x502, 2), ~std::uint64_t{0}) << "aligned, and crosses it all the same";
+}
+
+// What KVM's emulator can make of a guest's instruction: any size up to 8, at any address.
+TEST(Bus, OnlyAlignedAccessesOfARegistersSizeReachAHandler) {
+  Bus bus;
+  Recorder recorder;
+  ASSERT_TRUE(bus.add(0x1000, 0x1000, recorder, "registers"));
+  for (unsigned size = 0; size <= 9; ++size) {
+    for (std::uint64_t offset = 0; offset < 32; ++offset) {
+      const bool whole = size == 1 || size == 2 || size == 4 || size == 8;
+      const bool reaches = whole && offset % size == 0;
+      recorder.last_offset = 99;
+      bus.write(0x1000 + offset, size, 1);
+      EXPECT_EQ(recorder.last_offset, reaches ? offset : 99u) << size << " bytes at " << offset;
+      EXPECT_EQ(bus.read(0x1000 + offset, size), reaches ? offset * 16 + size : ~std::uint64_t{0})
+          << size << " bytes at " << offset;
+    }
+  }
 }
 
 TEST(Bus, RefusesOverlap) {

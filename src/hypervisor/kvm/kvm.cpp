@@ -25,13 +25,14 @@ class Line : public InterruptLine {
     level.irq = gsi_;
     level.level = high ? 1 : 0;
     if (const auto r = call(vm_fd_, KVM_IRQ_LINE, "KVM_IRQ_LINE", &level); !r) {
-      log::error("interrupt {}: {}", gsi_, r.error().message());
+      log::error_limited(limit_, "interrupt {}: {}", gsi_, r.error().message());
     }
   }
 
  private:
   const int vm_fd_;
   const std::uint32_t gsi_;
+  log::RateLimit limit_;
 };
 
 }  // namespace
@@ -68,9 +69,8 @@ Result<void> Kvm::check_runs_guests() {
   struct stat unused;
   if (::stat("/sys/module/kvm_pvm", &unused) != 0) return {};
   return fail(
-      "this machine's KVM is the module kvm_pvm, which runs no stock guest: use a machine with "
-      "VT-x "
-      "or AMD-V, or tools/test-host, which emulates one");
+      "this host's KVM cannot boot a stock kernel: it needs a processor with hardware "
+      "virtualization (VT-x or AMD-V)");
 }
 
 int Kvm::extension(int capability) const {
@@ -147,6 +147,8 @@ std::unique_ptr<InterruptLine> Vm::line(std::uint32_t gsi) const {
   return std::make_unique<Line>(fd_.get(), gsi);
 }
 
+// Without a route, so that a guest's boot programs none. A Route (irqfd) is made where the host's
+// kernel signals: for vhost-net.
 void Vm::send(const MsiMessage& message) {
   kvm_msi msi{};
   msi.address_lo = static_cast<std::uint32_t>(message.address);
@@ -256,7 +258,7 @@ Result<void> Vm::attach(GuestAddress address, const EventFd& event) {
 
 void Vm::detach(GuestAddress address, const EventFd& event) {
   if (const auto r = doorbell(address, event, KVM_IOEVENTFD_FLAG_DEASSIGN); !r) {
-    log::error("doorbell {:#x}: {}", address.value, r.error().message());
+    log::error_limited(limit_, "doorbell {:#x}: {}", address.value, r.error().message());
   }
 }
 

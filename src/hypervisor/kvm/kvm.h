@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/log.h"
 #include "src/base/mapping.h"
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
@@ -62,8 +63,8 @@ class Kvm {
   // Errors say why there is none: no device, no permission, not a KVM.
   static Result<Kvm> open(const std::string& path = "/dev/kvm");
 
-  // Error: this host's KVM offers all its calls but boots no stock kernel (kvm_pvm emulates a
-  // guest's kernel, and some instructions not at all).
+  // Error: this host's KVM offers all its calls but boots no stock kernel (one for processors
+  // without virtualization emulates a guest's kernel, and some instructions not at all).
   static Result<void> check_runs_guests();
 
   int fd() const { return fd_.get(); }
@@ -182,6 +183,7 @@ class Vm : public MsiSink, public DoorbellRegistry {
   std::mutex collected_mutex_;
   std::vector<Device> devices_;
   std::uint32_t message_flags_ = 0;
+  log::RateLimit limit_;
   std::mutex mutex_;  // guards the routes
   std::vector<kvm_irq_routing_entry> fixed_routes_;
   std::vector<Route*> routes_;  // index + kFirstMsiGsi is the GSI; null: free

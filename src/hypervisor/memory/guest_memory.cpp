@@ -10,6 +10,7 @@ namespace vmm {
 namespace {
 
 constexpr std::uint64_t kHugePage = 2u << 20;
+constexpr std::uint64_t kSmallPage = 4096;
 
 }  // namespace
 
@@ -119,23 +120,80 @@ Result<void> GuestMemory::discard(GuestAddress address, std::uint64_t length) co
   if (first >= last) return {};
   std::byte* pages = bytes.data() + (first - start);
   const std::size_t size = last - first;
-  // MADV_DONTNEED would bring back the content of a private mapping's file; and pages that wait to
-  // be served would still be. What is mapped over them is neither the file's nor registered.
+  note_discard(pages, size);
   const bool comes_back = std::ranges::any_of(regions_, [&](const Region& region) {
     return (region.from_file || region.served) && pages >= region.host &&
            pages < region.host + region.range.size;
   });
-  if (comes_back) {
-    if (::mmap(pages, size, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED) {
-      (void)::madvise(pages, size, MADV_DONTDUMP);
-      return {};
-    }
-    std::memset(pages, 0, size);  // no more mappings: it stays, as zeroes
-    return {};
-  }
+  if (comes_back) return discard_overlaid(pages, pages + size);
   if (::madvise(pages, size, MADV_DONTNEED) < 0) {
     return fail_errno("cannot give back guest range {:#x}+{:#x}", address.value, length);
+  }
+  return {};
+}
+
+void GuestMemory::record_discards() const {
+  std::lock_guard lock(discards_->mutex);
+  discards_->pages.assign(size() / kSmallPage, false);
+}
+
+bool GuestMemory::was_discarded(std::uint64_t offset) const {
+  const std::uint64_t page = offset / kSmallPage;
+  return page < discards_->pages.size() && discards_->pages[page];
+}
+
+void GuestMemory::note_discard(const std::byte* first, std::size_t size) const {
+  std::lock_guard lock(discards_->mutex);
+  if (discards_->pages.empty()) return;
+  for (const auto& region : regions_) {
+    if (first < region.host || first >= region.host + region.range.size) continue;
+    const auto offset = region.flat_offset + static_cast<std::uint64_t>(first - region.host);
+    const auto begin = discards_->pages.begin() + static_cast<std::ptrdiff_t>(offset / kSmallPage);
+    std::fill_n(begin, size / kSmallPage, true);
+  }
+}
+
+void GuestMemory::Overlays::add(std::byte* first, std::byte* last) {
+  auto next = ranges.lower_bound(first);
+  if (next != ranges.begin() && std::prev(next)->second >= first) --next;
+  while (next != ranges.end() && next->first <= last) {
+    first = std::min(first, next->first);
+    last = std::max(last, next->second);
+    next = ranges.erase(next);
+  }
+  ranges.emplace(first, last);
+}
+
+std::pair<std::byte*, bool> GuestMemory::Overlays::part(std::byte* at, std::byte* last) const {
+  const auto next = ranges.upper_bound(at);
+  if (next != ranges.begin() && std::prev(next)->second > at) {
+    return {std::min(std::prev(next)->second, last), true};
+  }
+  return {next == ranges.end() ? last : std::min(next->first, last), false};
+}
+
+// MADV_DONTNEED would bring back the content of a private mapping's file; and pages that wait to be
+// served would still be. What is mapped over them is neither the file's nor registered, so that
+// MADV_DONTNEED does for it from then on.
+Result<void> GuestMemory::discard_overlaid(std::byte* first, std::byte* last) const {
+  std::lock_guard lock(overlays_->mutex);
+  const auto [end, all_overlaid] = overlays_->part(first, last);
+  if (!(all_overlaid && end == last) && overlays_->made < kMostOverlays) {
+    const auto size = static_cast<std::size_t>(last - first);
+    if (::mmap(first, size, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED) {
+      ++overlays_->made;
+      overlays_->add(first, last);
+      (void)::madvise(first, size, MADV_DONTDUMP);
+      return {};
+    }
+  }
+  while (first < last) {
+    const auto [part_end, overlaid] = overlays_->part(first, last);
+    const auto size = static_cast<std::size_t>(part_end - first);
+    // No more mappings: it stays, as zeroes.
+    if (!overlaid || ::madvise(first, size, MADV_DONTNEED) < 0) std::memset(first, 0, size);
+    first = part_end;
   }
   return {};
 }

@@ -14,9 +14,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "src/base/mapping.h"
@@ -106,12 +109,43 @@ class GuestMemory {
   std::uint64_t resident() const;
 
   // Gives [address, address + length) back to the host; it reads as zero afterwards. Only whole
-  // pages inside of the range are given back.
+  // pages inside of the range are given back. Of memory that came from a file, or is served, each
+  // range that is given back takes a mapping of the host's: beyond kMostOverlays it stays with the
+  // guest, as zeroes.
   Result<void> discard(GuestAddress address, std::uint64_t length) const;
+
+  // From now on, was_discarded() says which pages were given back, even if they were touched again:
+  // the kernel does not tell a page that came back as zeroes from one that was never written.
+  // No thread gives memory back meanwhile.
+  void record_discards() const;
+  // Whether the page of 4096 bytes at `offset` of the flat memory was given back since; likewise.
+  bool was_discarded(std::uint64_t offset) const;
+
+  // Each splits a mapping, so that there are two more. A process has 65530 (vm.max_map_count), and
+  // threads and allocations need some, too.
+  static constexpr std::size_t kMostOverlays = 12u << 10;
 
  private:
   GuestMemory() = default;
   static Result<void> map_parts(Region& region, std::span<const FilePart> parts);
+  // What was mapped over a file's pages, or over those that are served.
+  struct Overlays {
+    std::mutex mutex;  // guards all below
+    std::size_t made = 0;
+    std::map<std::byte*, std::byte*> ranges;  // start to end, apart from one another
+    void add(std::byte* first, std::byte* last);
+    // The end of the part that starts at `at`, before `last`, and whether it is one of the ranges.
+    std::pair<std::byte*, bool> part(std::byte* at, std::byte* last) const;
+  };
+  struct Discards {
+    std::mutex mutex;         // guards all below
+    std::vector<bool> pages;  // of the flat memory; empty: nobody asked for it
+  };
+  void note_discard(const std::byte* first, std::size_t size) const;
+  Result<void> discard_overlaid(std::byte* first, std::byte* last) const;
+
+  std::unique_ptr<Overlays> overlays_ = std::make_unique<Overlays>();
+  std::unique_ptr<Discards> discards_ = std::make_unique<Discards>();
   std::vector<Mapping> mappings_;
   std::vector<Region> regions_;
 };

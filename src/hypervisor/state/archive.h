@@ -19,6 +19,8 @@
 // is the sequence of its fields. Numbers are never used again. A field may be added: what an older
 // snapshot lacks keeps its default. A field that this program does not know is an error, as its
 // meaning would be lost; so is a value of another size. Rules: snapshot/FORMAT.md.
+//
+// A long list is flat(): its elements one behind the other, as they are in memory.
 #pragma once
 
 #include <algorithm>
@@ -36,8 +38,11 @@
 
 namespace vmm::state {
 
-// The largest length of a list that a reader believes, in elements.
+// What a reader takes, and so what is saved (encode_readable()): elements of a list of aggregates,
+// fields of one aggregate, bytes of a state and of all states together.
 inline constexpr std::size_t kMaxElements = 1u << 20;
+inline constexpr std::size_t kMaxFields = 1024;
+inline constexpr std::size_t kMaxBytes = std::size_t{256} << 20;
 
 template <typename T>
 concept Scalar = std::is_integral_v<T> || std::is_enum_v<T>;
@@ -53,8 +58,38 @@ Raw<T> raw(T& value) {
   return {value};
 }
 
+// A list of structures of integers without padding. An empty one is left out, so that an older
+// program reads what does not need it.
+template <typename T>
+struct Flat {
+  std::vector<T>& values;
+};
+template <typename T>
+Flat<T> flat(std::vector<T>& values) {
+  static_assert(std::has_unique_object_representations_v<T> && std::is_trivially_copyable_v<T>);
+  return {values};
+}
+
+// A list that has another field by now: read, but written empty.
+template <typename T>
+struct Former {
+  std::vector<T>& values;
+};
+template <typename T>
+Former<T> former(std::vector<T>& values) {
+  return {values};
+}
+
 class Encoder {
  public:
+  template <typename T>
+  void operator()(std::uint16_t number, Flat<T> list) {
+    if (!list.values.empty()) (*this)(number, std::as_bytes(std::span(list.values)));
+  }
+  template <typename T>
+  void operator()(std::uint16_t number, Former<T>) {
+    (*this)(number, std::span<const std::byte>());
+  }
   template <typename T>
   void operator()(std::uint16_t number, const T& value) {
     put_scalar(number);
@@ -93,6 +128,7 @@ class Encoder {
   void put(const std::vector<T>& values) {
     put_elements(std::span<const T>(values));
   }
+  void put(std::span<const std::byte> bytes) { put_elements(bytes); }
   template <typename T>
   void put_elements(std::span<const T> values) {
     if constexpr (Scalar<T>) {
@@ -114,9 +150,10 @@ class Encoder {
 // Reads one aggregate. Fields may come in any order.
 class Decoder {
  public:
-  static Result<Decoder> open(std::span<const std::byte> bytes) {
+  static Result<Decoder> open(std::span<const std::byte> bytes, std::size_t most = kMaxFields) {
     Decoder decoder;
     while (!bytes.empty()) {
+      if (decoder.fields_.size() == most) return fail("more than {} fields", most);
       constexpr std::size_t kHeader = sizeof(std::uint16_t) + sizeof(std::uint32_t);
       if (bytes.size() < kHeader) return fail("a field is cut off");
       std::uint16_t number = 0;
@@ -138,6 +175,14 @@ class Decoder {
   template <typename T>
   void operator()(std::uint16_t number, Raw<T> value) {
     read(number, value);
+  }
+  template <typename T>
+  void operator()(std::uint16_t number, Flat<T> value) {
+    read(number, value);
+  }
+  template <typename T>
+  void operator()(std::uint16_t number, Former<T> value) {
+    read(number, value.values);
   }
 
   // After fields(): the first error, or a field that nobody asked for.
@@ -210,14 +255,21 @@ class Decoder {
       if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
       return {};
     } else {
-      auto list = TRY(Decoder::open(bytes));
-      if (list.fields_.size() > kMaxElements) return fail("{} elements", list.fields_.size());
+      auto list = TRY(Decoder::open(bytes, kMaxElements));
       for (auto& field : list.fields_) {
         if (field.number != 1) return fail("element of the number {}", field.number);
         TRY(get(field.bytes, values.emplace_back()));
       }
       return {};
     }
+  }
+  template <typename T>
+  static Result<void> get(std::span<const std::byte> bytes, Flat<T>& list) {
+    if (bytes.size() % sizeof(T) != 0) return fail("{} bytes are not a list", bytes.size());
+    if (!list.values.empty()) return fail("the list is there twice");
+    list.values.resize(bytes.size() / sizeof(T));
+    if (!bytes.empty()) std::memcpy(list.values.data(), bytes.data(), bytes.size());
+    return {};
   }
   template <typename T>
     requires requires(T& t, Decoder& d) { t.fields(d); }
@@ -240,11 +292,22 @@ std::vector<std::byte> encode(const State& state) {
 
 template <typename State>
 Result<State> decode(std::span<const std::byte> bytes) {
+  if (bytes.size() > kMaxBytes) {
+    return fail("{} bytes are too many: at most {}", bytes.size(), kMaxBytes);
+  }
   State state;
   auto decoder = TRY(Decoder::open(bytes));
   state.fields(decoder);
   TRY(decoder.finish());
   return state;
+}
+
+// As encode(). Error: decode() would not read it.
+template <typename State>
+Result<std::vector<std::byte>> encode_readable(const State& state) {
+  auto bytes = encode(state);
+  TRY(decode<State>(bytes));
+  return bytes;
 }
 
 }  // namespace vmm::state

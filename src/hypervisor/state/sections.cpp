@@ -1,5 +1,7 @@
 #include "src/hypervisor/state/sections.h"
 
+#include <algorithm>
+
 namespace vmm::state {
 namespace {
 
@@ -49,12 +51,14 @@ Result<void> Sections::check_all_taken() const {
   return {};
 }
 
-std::vector<std::byte> Sections::to_bytes() const {
+Result<std::vector<std::byte>> Sections::to_bytes() const {
+  if (error_) return std::unexpected(*error_);
   Whole whole;
   for (const auto& entry : entries_) whole.sections.push_back(entry.section);
   auto bytes = encode(whole);
   const auto magic = std::as_bytes(std::span(kMagic));
   bytes.insert(bytes.begin(), magic.begin(), magic.end());
+  TRY(from_bytes(bytes));
   return bytes;
 }
 
@@ -64,11 +68,14 @@ Result<Sections> Sections::from_bytes(std::span<const std::byte> bytes) {
     return fail("these are no states of a machine: the magic is missing");
   }
   auto whole = TRY(decode<Whole>(bytes.subspan(magic.size())));
-  Sections sections;
-  for (auto& section : whole.sections) {
-    if (sections.has(section.name)) return fail("the state of {} is there twice", section.name);
-    sections.entries_.push_back({std::move(section), false});
+  std::vector<std::string_view> names;
+  for (const auto& section : whole.sections) names.push_back(section.name);
+  std::ranges::sort(names);
+  if (const auto twice = std::ranges::adjacent_find(names); twice != names.end()) {
+    return fail("the state of {} is there twice", *twice);
   }
+  Sections sections;
+  for (auto& section : whole.sections) sections.entries_.push_back({std::move(section), false});
   return sections;
 }
 

@@ -5,10 +5,11 @@
 //   TRY(sections.check_all_taken());                // a state left over is an error
 //
 // The bytes of a whole: a magic, then for each section name, kind, version and body; see
-// snapshot/FORMAT.md.
+// snapshot/FORMAT.md. What to_bytes() makes was read again: a state that cannot be is its error.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,10 +37,15 @@ struct Section {
 
 class Sections {
  public:
+  // What is wrong with it is told by to_bytes().
   template <typename State>
   void put(std::string_view name, const State& state) {
-    entries_.push_back(
-        {{std::string(name), std::string(State::kKind), State::kVersion, encode(state)}, false});
+    auto made = section(name, state);
+    if (made) {
+      entries_.push_back({std::move(*made), false});
+    } else if (!error_) {
+      error_ = std::move(made.error());
+    }
   }
 
   // In the place of the one of that name.
@@ -47,8 +53,7 @@ class Sections {
   Result<void> replace(std::string_view name, const State& state) {
     for (auto& entry : entries_) {
       if (entry.section.name != name) continue;
-      entry = {{std::string(name), std::string(State::kKind), State::kVersion, encode(state)},
-               false};
+      entry = {TRY(section(name, state)), false};
       return {};
     }
     return fail("the state of {} is missing", name);
@@ -66,7 +71,8 @@ class Sections {
   bool has(std::string_view name) const;
   Result<void> check_all_taken() const;
 
-  std::vector<std::byte> to_bytes() const;
+  // Error: what was put cannot be read again.
+  Result<std::vector<std::byte>> to_bytes() const;
   static Result<Sections> from_bytes(std::span<const std::byte> bytes);
 
   // For whoever shows them.
@@ -80,9 +86,16 @@ class Sections {
     Section section;
     bool taken;
   };
+  template <typename State>
+  static Result<Section> section(std::string_view name, const State& state) {
+    auto body = encode_readable(state);
+    if (!body) return fail("state of {}: {}", name, body.error().message());
+    return Section{std::string(name), std::string(State::kKind), State::kVersion, std::move(*body)};
+  }
   Result<const Section*> claim(std::string_view name, std::string_view kind, std::uint32_t version);
 
   std::vector<Entry> entries_;
+  std::optional<Error> error_;  // the first of put()
 };
 
 }  // namespace vmm::state

@@ -66,11 +66,14 @@ Platform Board::describe(unsigned vcpus) const {
     return PlatformRegister{PlatformRegister::Space::io, kPowerPort + offset};
   };
   platform.generation_id_address = kGenerationId.value;
-  platform.events =
-      Platform::EventDevice{.interrupt = {.gsi = kEventGsi}, .status = port(PowerPorts::kEvents)};
+  platform.events = Platform::EventDevice{.power_button = PowerPorts::kPowerButton,
+                                          .generation_changed = PowerPorts::kNewGeneration,
+                                          .interrupt = {.gsi = kEventGsi},
+                                          .status = port(PowerPorts::kEvents)};
   platform.reset =
       Platform::Reset{.reg = port(PowerPorts::kReset), .value = PowerPorts::kResetValue};
-  platform.sleep = Platform::Sleep{.control = port(PowerPorts::kSleepControl),
+  platform.sleep = Platform::Sleep{.power_off_type = PowerPorts::kSleepTypeS5,
+                                   .control = port(PowerPorts::kSleepControl),
                                    .status = port(PowerPorts::kSleepStatus)};
   return platform;
 }

@@ -24,6 +24,7 @@ Result<Images> load_images(const std::string& kernel, const std::string& initrd,
   Images images{
       .kernel = TRY(loader::load_kernel(kernel, memory, loader::PayloadCache::of_user("kernels"))),
       .initrd = {}};
+  // check: unlimited-log allowed, once a start
   if (!images.kernel.remark.empty()) log::info("{}", images.kernel.remark);
   if (!initrd.empty()) {
     images.initrd = TRY(loader::load_initrd(initrd, memory, images.kernel.end,
@@ -78,9 +79,11 @@ std::string default_command_line(bool serial) {
   // panic=-1: reboot at once, so that a dead guest ends. tsc=reliable: no watchdog over a clock
   // that KVM keeps. noreplace-smp: a kernel with one processor does not take its eight thousand
   // lock prefixes out one by one, each with a change of page tables; it was a tenth of the boot.
-  // The rest spares waits and probes of devices that are not there.
+  // reboot=acpi: where ACPI's hardware is reduced, a kernel with support for EFI asks an EFI that
+  // is not there for its reset, then a BIOS, whose place is empty, and hangs. The rest spares waits
+  // and probes of devices that are not there.
   std::string line =
-      "quiet panic=-1 tsc=reliable no_timer_check noreplace-smp cryptomgr.notests "
+      "quiet panic=-1 reboot=acpi tsc=reliable no_timer_check noreplace-smp cryptomgr.notests "
       "random.trust_cpu=on pci=noearly i8042.noaux i8042.nokbd";
   line += serial ? " 8250.nr_uarts=1 console=ttyS0" : " 8250.nr_uarts=0";
   return line;

@@ -11,6 +11,7 @@ namespace {
 constexpr std::uint32_t kMsrTsc = 0x10;
 constexpr std::uint32_t kMsrTscDeadline = 0x6e0;
 constexpr std::size_t kMaxCpuid = 256;
+constexpr std::size_t kMaxMsrs = 4096;  // KVM lists some hundreds
 constexpr std::size_t kMinXsave = sizeof(kvm_xsave);
 // Two clocks that differ by less are the same within what calibration can tell.
 constexpr std::uint32_t kTscTolerance = 1000;  // one part of so many
@@ -89,6 +90,19 @@ Result<std::vector<std::byte>> read_nested(const kvm::Kvm& kvm, const kvm::Vcpu&
   return bytes;
 }
 
+// KVM reads as many bytes as the header says, whatever lies behind the state.
+Result<void> restore_nested(const kvm::Vcpu& vcpu, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return {};
+  kvm_nested_state header{};
+  const std::size_t most = bytes.size();
+  if (most >= sizeof header) std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.size < sizeof header || header.size > most) {
+    return fail("{} bytes of nested virtualization state, whose header says {}", most, header.size);
+  }
+  TRY(kvm::call(vcpu.fd(), KVM_SET_NESTED_STATE, "KVM_SET_NESTED_STATE", bytes.data()));
+  return {};
+}
+
 Result<void> set_tsc_frequency(const kvm::Vcpu& vcpu, std::uint32_t wanted) {
   const int now = ::ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0);
   if (now <= 0 || wanted == 0) return {};
@@ -157,6 +171,9 @@ Result<VcpuState> save_vcpu(const kvm::Kvm& kvm, const kvm::Vm& vm, const kvm::V
 }
 
 Result<void> restore_model(const kvm::Vcpu& vcpu, const VcpuState& state) {
+  if (state.cpuid.size() > kMaxCpuid) {
+    return fail("{} entries of CPUID: expected at most {}", state.cpuid.size(), kMaxCpuid);
+  }
   std::vector<kvm_cpuid_entry2> entries;
   for (const auto& entry : state.cpuid) entries.push_back(entry.entry);
   kvm::Table<kvm_cpuid2, kvm_cpuid_entry2> cpuid{std::span<const kvm_cpuid_entry2>(entries)};
@@ -186,6 +203,9 @@ Result<void> restore_vcpu(const kvm::Vm& vm, const kvm::Vcpu& vcpu, const VcpuSt
   TRY(kvm::call(fd, KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state.debugregs));
   TRY(kvm::call(fd, KVM_SET_LAPIC, "KVM_SET_LAPIC", &state.lapic));
 
+  if (state.msrs.size() > kMaxMsrs) {
+    return fail("{} MSRs: expected at most {}", state.msrs.size(), kMaxMsrs);
+  }
   std::vector<MsrState> msrs;
   std::uint64_t tsc = 0;
   std::uint64_t deadline = 0;
@@ -205,9 +225,7 @@ Result<void> restore_vcpu(const kvm::Vm& vm, const kvm::Vcpu& vcpu, const VcpuSt
   // that passed and whose interrupt is nowhere in the state: it comes (once too often, at worst).
   if (has_deadline) msrs.push_back({kMsrTscDeadline, deadline != 0 ? deadline : tsc});
   TRY(write_msrs(vcpu, msrs));
-  if (!state.nested.empty()) {
-    TRY(kvm::call(fd, KVM_SET_NESTED_STATE, "KVM_SET_NESTED_STATE", state.nested.data()));
-  }
+  TRY(restore_nested(vcpu, state.nested));
   TRY(kvm::call(fd, KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state.events));
   return {};
 }

@@ -32,10 +32,17 @@ Result<InterruptControllerState> save_interrupt_controller(const kvm::Vm& vm, un
 
 Result<void> restore_interrupt_controller(const kvm::Vm& vm,
                                           const InterruptControllerState& state) {
-  for (const auto* chip : {&state.pic_master, &state.pic_slave, &state.io_apic}) {
-    TRY(kvm::call(vm.fd(), KVM_SET_IRQCHIP, "KVM_SET_IRQCHIP", chip));
-  }
-  return {};
+  // Which one it is stands in the state as well, and that is what KVM goes by.
+  const auto set = [&vm](const kvm_irqchip& chip, std::uint32_t id) -> Result<void> {
+    if (chip.chip_id != id) {
+      return fail("the state of interrupt controller {} is one of number {}", id, chip.chip_id);
+    }
+    TRY(kvm::call(vm.fd(), KVM_SET_IRQCHIP, "KVM_SET_IRQCHIP", &chip));
+    return {};
+  };
+  TRY(set(state.pic_master, KVM_IRQCHIP_PIC_MASTER));
+  TRY(set(state.pic_slave, KVM_IRQCHIP_PIC_SLAVE));
+  return set(state.io_apic, KVM_IRQCHIP_IOAPIC);
 }
 
 Result<ClockState> save_clock(const kvm::Vm& vm) {

@@ -34,6 +34,9 @@ Result<EntryPoint> prepare_entry(const Images& images, const std::string& comman
 // numbers, and a change of it says that the machine was copied (VMGENID).
 Result<void> write_generation_id(const GuestMemory& memory);
 
+// The kernels that are booted, for people.
+inline constexpr const char* kKernelKinds = "bzImage or vmlinux";
+
 // What makes a kernel on this machine quick and quiet; a user's words come behind.
 std::string default_command_line(bool serial);
 
