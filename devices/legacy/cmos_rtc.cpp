@@ -26,6 +26,11 @@ constexpr std::uint8_t kBinary = 0x04;
 constexpr std::uint8_t k24Hours = 0x02;
 constexpr std::uint8_t kValid = 0x80;
 
+// Seconds, some 30,000 years: a guest that turns the century on and on, and a state that somebody
+// made up, stay within what a calendar can be computed of.
+constexpr std::int64_t kMostOffset = 1'000'000'000'000;
+std::int64_t bounded(std::int64_t offset) { return std::clamp(offset, -kMostOffset, kMostOffset); }
+
 std::uint8_t to_bcd(int value) { return static_cast<std::uint8_t>(value / 10 << 4 | value % 10); }
 int from_bcd(std::uint8_t value) { return (value >> 4) * 10 + (value & 15); }
 
@@ -150,7 +155,7 @@ void CmosRtc::write_time(unsigned index, std::uint8_t value) {
     default:
       parts.tm_year = from_bcd(value) * 100 + parts.tm_year % 100 - 1900;
   }
-  offset_ += timegm(&parts) - before;
+  offset_ = bounded(offset_ + timegm(&parts) - before);
 }
 
 RtcState CmosRtc::save() {
@@ -163,7 +168,7 @@ Result<void> CmosRtc::restore(const RtcState& state) {
   if (state.memory.size() != memory_.size() || state.index >= memory_.size()) {
     return fail("a clock of {} bytes at index {}", state.memory.size(), state.index);
   }
-  offset_ = state.offset;
+  offset_ = bounded(state.offset);
   index_ = state.index;
   std::ranges::copy(state.memory, memory_.begin());
   return {};

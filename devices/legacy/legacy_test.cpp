@@ -4,36 +4,15 @@
 #include "devices/legacy/power_ports.h"
 #include "devices/legacy/uart16550.h"
 #include "devices/legacy/uart_registers.h"
+#include "devices/legacy/uart_test_support.h"
 
 namespace vmm {
 namespace {
 
-struct Line : InterruptLine {
-  void set_level(bool level) override {
-    if (level && !high) ++edges;
-    high = level;
-  }
-  bool high = false;
-  int edges = 0;
-};
-
-class UartTest : public ::testing::Test {
+class UartTest : public test::SerialPortTest<Uart16550> {
  protected:
   std::uint8_t read(unsigned at) { return static_cast<std::uint8_t>(uart_.read(at, 1)); }
   void write(unsigned at, std::uint8_t value) { uart_.write(at, 1, value); }
-  std::size_t receive(std::string_view text) {
-    return uart_.receive(std::as_bytes(std::span(text)));
-  }
-  Line line_;
-  std::string sent_;
-  int rooms_ = 0;
-  int outputs_ = 0;
-  Uart16550 uart_{line_,
-                  [this](std::span<const std::byte> bytes) {
-                    ++outputs_;
-                    for (const auto byte : bytes) sent_ += static_cast<char>(byte);
-                  },
-                  [this] { ++rooms_; }};
 };
 
 TEST_F(UartTest, SendsWhatIsWritten) {
@@ -68,10 +47,11 @@ TEST_F(UartTest, TransmitterInterruptRaisesAndClears) {
 }
 
 TEST_F(UartTest, ReceivesInOrderWithInterrupt) {
+  write(uart::kInterruptId, uart::kFcrEnable);
   write(uart::kInterruptEnable, uart::kIerReceived);
   EXPECT_EQ(receive("ab"), 2u);
   EXPECT_TRUE(line_.high);
-  EXPECT_EQ(read(uart::kInterruptId), uart::kIirReceived);
+  EXPECT_EQ(read(uart::kInterruptId), uart::kIirReceived | uart::kIirFifos);
   EXPECT_TRUE(read(uart::kLineStatus) & uart::kLsrDataReady);
   EXPECT_EQ(read(uart::kData), 'a');
   EXPECT_TRUE(line_.high);
@@ -81,11 +61,91 @@ TEST_F(UartTest, ReceivesInOrderWithInterrupt) {
 }
 
 TEST_F(UartTest, RefusesWhenFullAndAsksAgain) {
+  write(uart::kInterruptId, uart::kFcrEnable);
   const std::string much(300, 'z');
   EXPECT_EQ(receive(much), 256u);
   EXPECT_EQ(receive("y"), 0u);
   for (int i = 0; i < 256; ++i) (void)read(uart::kData);
   EXPECT_EQ(rooms_, 1);
+}
+
+TEST_F(UartTest, TakesOneByteWhileTheFifosAreOff) {
+  EXPECT_EQ(receive("ab"), 1u);
+  EXPECT_EQ(receive("b"), 0u);
+  EXPECT_EQ(read(uart::kData), 'a');
+  EXPECT_EQ(rooms_, 1);
+  write(uart::kInterruptId, uart::kFcrEnable);
+  EXPECT_EQ(receive("bcd"), 3u);
+  write(uart::kInterruptId, 0);
+  EXPECT_EQ(receive("e"), 0u);
+  EXPECT_EQ(read(uart::kData), 'b');
+  EXPECT_EQ(read(uart::kData), 'c');
+  EXPECT_EQ(rooms_, 1) << "there still is something to read";
+  EXPECT_EQ(read(uart::kData), 'd');
+  EXPECT_EQ(rooms_, 2);
+}
+
+TEST_F(UartTest, ClearingMakesRoom) {
+  write(uart::kInterruptId, uart::kFcrEnable);
+  write(uart::kInterruptEnable, uart::kIerReceived);
+  EXPECT_EQ(receive(std::string(257, 'z')), 256u);
+  write(uart::kInterruptId, uart::kFcrEnable | uart::kFcrClearReceive);
+  EXPECT_FALSE(line_.high);
+  EXPECT_EQ(rooms_, 1);
+  EXPECT_EQ(receive("abc"), 1u) << "the guest may clear again";
+  EXPECT_TRUE(line_.high);
+  EXPECT_EQ(read(uart::kData), 'a');
+  EXPECT_EQ(rooms_, 2);
+  EXPECT_EQ(receive("bc"), 2u);
+}
+
+// The order in which Linux starts a port (8250_port.c, serial8250_do_startup) with input there.
+TEST_F(UartTest, WhatWasTypedAheadSurvivesADriversStart) {
+  std::string waiting = std::string(300, '.') + "typed\n";
+  const std::size_t all = waiting.size();
+  const auto offer = [&] { waiting.erase(0, receive(waiting)); };
+  int served = 0;
+  const auto serve = [&] {
+    if (std::exchange(served, rooms_) != rooms_) offer();
+  };
+  offer();
+  for (int clears = 0; clears < 3; ++clears) {
+    for (const int value : {1, 7, 0}) {
+      write(uart::kInterruptId, static_cast<std::uint8_t>(value));
+      serve();
+    }
+  }
+  (void)read(uart::kLineStatus);
+  (void)read(uart::kData);
+  serve();
+  write(uart::kInterruptId, uart::kFcrEnable);
+  std::string got;
+  while (read(uart::kLineStatus) & uart::kLsrDataReady) {
+    got += static_cast<char>(read(uart::kData));
+    serve();
+  }
+  EXPECT_GE(got.size(), all - 8) << "a byte a clearing is lost";
+  EXPECT_TRUE(got.ends_with("typed\n"));
+}
+
+// check: tests-that-check-nothing allowed, what it calls does
+TEST_F(UartTest, InputIsNeverLostForEver) {
+  expect_input_is_never_lost({.read_any = [this](auto& random) { (void)read(random() % 8); },
+                              .write_any =
+                                  [this](auto& random) {
+                                    const unsigned at = random() % 8;
+                                    write(at, static_cast<std::uint8_t>(random()));
+                                  },
+                              .start =
+                                  [this] {
+                                    write(uart::kLineControl, 3);
+                                    write(uart::kModemControl, 0);
+                                  },
+                              .take = [this]() -> std::optional<char> {
+                                if ((read(uart::kLineStatus) & uart::kLsrDataReady) == 0)
+                                  return std::nullopt;
+                                return static_cast<char>(read(uart::kData));
+                              }});
 }
 
 TEST_F(UartTest, LoopbackAndDivisor) {
@@ -102,6 +162,16 @@ TEST_F(UartTest, LoopbackAndDivisor) {
   EXPECT_EQ(sent_, "");
   write(uart::kScratch, 0x5a);
   EXPECT_EQ(read(uart::kScratch), 0x5a);
+}
+
+TEST_F(UartTest, LoopbackHasABound) {
+  write(uart::kModemControl, uart::kMcrLoopback);
+  for (int i = 0; i < 256; ++i) write(uart::kData, 'q');
+  EXPECT_EQ(read(uart::kLineStatus) & uart::kLsrOverrun, 0);
+  write(uart::kData, 'r');
+  EXPECT_NE(read(uart::kLineStatus) & uart::kLsrOverrun, 0);
+  for (int i = 0; i < 256; ++i) EXPECT_EQ(read(uart::kData), 'q');
+  EXPECT_EQ(read(uart::kLineStatus) & uart::kLsrDataReady, 0) << "the last one is lost";
 }
 
 TEST(CmosRtc, TellsAndTakesTheTime) {
@@ -138,8 +208,20 @@ TEST(CmosRtc, TellsAndTakesTheTime) {
   EXPECT_EQ(read(0), 0x21u) << "goes on from what was set";
 }
 
+TEST(CmosRtc, StaysWithinACalendar) {
+  CmosRtc clock([] { return std::time_t{1'700'000'000}; });
+  auto state = clock.save();
+  for (const auto offset : {INT64_MAX, INT64_MIN}) {
+    state.offset = offset;
+    ASSERT_TRUE(clock.restore(state));
+    EXPECT_LT(std::abs(clock.save().offset), std::int64_t{1} << 40);
+    clock.write(0, 1, 8);
+    EXPECT_NE(clock.read(1, 1), 0u) << "a month";
+  }
+}
+
 TEST(PowerPorts, OnlyTheRightValuesActAndEventsClear) {
-  Line line;
+  test::CountingLine line;
   int offs = 0, resets = 0;
   PowerPorts ports(line, [&] { ++offs; }, [&] { ++resets; });
   ports.write(0, 1, 0x20);     // another sleep type

@@ -22,7 +22,10 @@ Pl011::Pl011(InterruptLine& line, Output output, Room room)
 
 std::size_t Pl011::receive(std::span<const std::byte> bytes) {
   std::lock_guard lock(mutex_);
-  const std::size_t taken = std::min(bytes.size(), kReceiveLimit - received_.size());
+  const std::size_t limit = receive_limit();
+  // More than the limit is there when the guest turned the FIFOs off.
+  const std::size_t room = limit - std::min(limit, received_.size());
+  const std::size_t taken = std::min(bytes.size(), room);
   received_.insert(received_.end(), bytes.begin(),
                    bytes.begin() + static_cast<std::ptrdiff_t>(taken));
   refused_ = taken < bytes.size();
@@ -40,13 +43,14 @@ void Pl011::flush() {
 }
 
 std::uint64_t Pl011::read(std::uint64_t offset, unsigned /*size*/) {
-  bool room = false;
+  bool room;
   std::uint32_t value;
   std::vector<std::byte> sent;
   {
     std::lock_guard lock(mutex_);
-    value = read_register(offset, room);
+    value = read_register(offset);
     update_line();
+    room = take_room();
     // A driver looks at the flags before each byte: only a second look says that it waits.
     if (offset != pl011::kFlags || !std::exchange(wrote_, false)) sent = take_pending();
   }
@@ -69,7 +73,11 @@ void Pl011::write(std::uint64_t offset, unsigned /*size*/, std::uint64_t value) 
   if (!sent.empty()) output_(sent);
 }
 
-std::uint32_t Pl011::read_register(std::uint64_t offset, bool& room) {
+std::size_t Pl011::receive_limit() const {
+  return (line_control_ & pl011::kLineFifos) != 0 ? kReceiveLimit : 1;
+}
+
+std::uint32_t Pl011::read_register(std::uint64_t offset) {
   if (offset >= primecell::kIdentity) {
     return primecell::identity(offset, pl011::kPart, pl011::kRevision);
   }
@@ -78,14 +86,13 @@ std::uint32_t Pl011::read_register(std::uint64_t offset, bool& room) {
       if (received_.empty()) return 0;
       const auto byte = static_cast<std::uint32_t>(received_.front());
       received_.pop_front();
-      if (received_.empty()) room = std::exchange(refused_, false);
       return byte;
     }
     case pl011::kFlags: {
       std::uint32_t flags = pl011::kFlagClearToSend | pl011::kFlagDataSetReady |
                             pl011::kFlagCarrier | pl011::kFlagTransmitEmpty;
       if (received_.empty()) flags |= pl011::kFlagReceiveEmpty;
-      if (received_.size() == kReceiveLimit) flags |= pl011::kFlagReceiveFull;
+      if (received_.size() >= receive_limit()) flags |= pl011::kFlagReceiveFull;
       return flags;
     }
     case pl011::kIntegerDivisor:

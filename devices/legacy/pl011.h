@@ -35,13 +35,15 @@ class Pl011 : public IoHandler {
 
   // `output` is called on a vCPU thread for what the guest sends: a line, a FIFO's worth, or what
   // there is when the guest turns from writing to something else. `room` on a vCPU thread when
-  // receive() refused bytes and can take some again. Both without a lock held.
+  // receive() refused bytes and can take some again, by whatever the guest did to make room. Both
+  // without a lock held.
   Pl011(InterruptLine& line, Output output, Room room);
 
   // Sends what the guest wrote last and never looked after. Before the machine ends.
   void flush();
 
-  // Any thread. Input from the line; returns how many bytes fitted.
+  // Any thread. Input from the line; returns how many bytes fitted. One does while the FIFOs are
+  // off: a driver that starts throws away what came before it.
   std::size_t receive(std::span<const std::byte> bytes);
 
   std::uint64_t read(std::uint64_t offset, unsigned size) override;
@@ -53,9 +55,12 @@ class Pl011 : public IoHandler {
   Result<void> restore(const Pl011State& state);
 
  private:
-  std::uint32_t read_register(std::uint64_t offset, bool& room);
+  std::uint32_t read_register(std::uint64_t offset);
   void write_register(std::uint64_t offset, std::uint32_t value);
   void send_byte(std::uint8_t value);
+  std::size_t receive_limit() const;
+  // Whether room_ has to be called, without the lock.
+  bool take_room() { return received_.empty() && std::exchange(refused_, false); }
   void update_line();
   std::vector<std::byte> take_pending() { return std::exchange(pending_, {}); }
 

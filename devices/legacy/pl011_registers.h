@@ -27,6 +27,8 @@ inline constexpr std::uint32_t kFlagReceiveEmpty = 1 << 4;
 inline constexpr std::uint32_t kFlagReceiveFull = 1 << 6;
 inline constexpr std::uint32_t kFlagTransmitEmpty = 1 << 7;
 
+inline constexpr std::uint16_t kLineFifos = 1 << 4;
+
 inline constexpr std::uint16_t kControlEnable = 1 << 0;
 inline constexpr std::uint16_t kControlLoopback = 1 << 7;
 inline constexpr std::uint16_t kControlTransmit = 1 << 8;

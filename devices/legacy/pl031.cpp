@@ -23,7 +23,8 @@ std::uint64_t Pl031::read(std::uint64_t offset, unsigned /*size*/) {
   std::lock_guard lock(mutex_);
   switch (offset) {
     case kData:
-      return static_cast<std::uint32_t>(now_() + state_.offset);
+      // Modulo 2^32, whatever a saved state says.
+      return static_cast<std::uint32_t>(now_()) + static_cast<std::uint32_t>(state_.offset);
     case kMatch:
       return state_.match;
     case kLoad:

@@ -3,16 +3,12 @@
 #include "devices/legacy/pl011.h"
 #include "devices/legacy/pl011_registers.h"
 #include "devices/legacy/pl031.h"
+#include "devices/legacy/uart_test_support.h"
 
 namespace vmm {
 namespace {
 
-struct Line : InterruptLine {
-  void set_level(bool level) override { high = level; }
-  bool high = false;
-};
-
-class Pl011Test : public ::testing::Test {
+class Pl011Test : public test::SerialPortTest<Pl011> {
  protected:
   std::uint32_t read(std::uint64_t at) { return static_cast<std::uint32_t>(uart_.read(at, 4)); }
   void write(std::uint64_t at, std::uint32_t value) { uart_.write(at, 4, value); }
@@ -22,19 +18,6 @@ class Pl011Test : public ::testing::Test {
       write(pl011::kData, static_cast<std::uint8_t>(c));
     }
   }
-  std::size_t receive(std::string_view text) {
-    return uart_.receive(std::as_bytes(std::span(text)));
-  }
-  Line line_;
-  std::string sent_;
-  int outputs_ = 0;
-  int rooms_ = 0;
-  Pl011 uart_{line_,
-              [this](std::span<const std::byte> bytes) {
-                ++outputs_;
-                for (const auto byte : bytes) sent_ += static_cast<char>(byte);
-              },
-              [this] { ++rooms_; }};
 };
 
 // What the part says it is must be what drivers look for.
@@ -65,6 +48,7 @@ TEST_F(Pl011Test, SendsWhatIsLeftWhenTheGuestTurnsAway) {
 }
 
 TEST_F(Pl011Test, ReceivesWithAnInterrupt) {
+  write(pl011::kLineControl, pl011::kLineFifos);
   EXPECT_EQ(receive("ab"), 2u);
   EXPECT_FALSE(line_.high);
   write(pl011::kInterruptMask, pl011::kReceived | pl011::kReceiveTimeout);
@@ -81,11 +65,43 @@ TEST_F(Pl011Test, ReceivesWithAnInterrupt) {
 }
 
 TEST_F(Pl011Test, RefusesWhenFullAndAsksAgain) {
+  write(pl011::kLineControl, pl011::kLineFifos);
   EXPECT_EQ(receive(std::string(300, 'z')), 256u);
   EXPECT_EQ(receive("y"), 0u);
   EXPECT_TRUE(read(pl011::kFlags) & pl011::kFlagReceiveFull);
   for (int i = 0; i < 256; ++i) (void)read(pl011::kData);
   EXPECT_EQ(rooms_, 1);
+}
+
+TEST_F(Pl011Test, TakesOneByteWhileTheFifosAreOff) {
+  EXPECT_EQ(receive("ab"), 1u);
+  EXPECT_TRUE(read(pl011::kFlags) & pl011::kFlagReceiveFull);
+  EXPECT_EQ(read(pl011::kData), 'a');
+  EXPECT_EQ(rooms_, 1);
+  write(pl011::kLineControl, pl011::kLineFifos);
+  EXPECT_EQ(receive("bc"), 2u);
+  write(pl011::kLineControl, 0);
+  EXPECT_EQ(receive("d"), 0u);
+  EXPECT_EQ(read(pl011::kData), 'b');
+  EXPECT_EQ(rooms_, 1) << "there still is something to read";
+  EXPECT_EQ(read(pl011::kData), 'c');
+  EXPECT_EQ(rooms_, 2);
+}
+
+// check: tests-that-check-nothing allowed, what it calls does
+TEST_F(Pl011Test, InputIsNeverLostForEver) {
+  expect_input_is_never_lost(
+      {.read_any = [this](auto& random) { (void)read(random() % 20 * 4); },
+       .write_any =
+           [this](auto& random) {
+             const std::uint64_t at = random() % 20 * 4;
+             write(at, static_cast<std::uint32_t>(random()));
+           },
+       .start = [this] { write(pl011::kControl, pl011::kControlEnable | pl011::kControlReceive); },
+       .take = [this]() -> std::optional<char> {
+         if ((read(pl011::kFlags) & pl011::kFlagReceiveEmpty) != 0) return std::nullopt;
+         return static_cast<char>(read(pl011::kData));
+       }});
 }
 
 TEST_F(Pl011Test, TransmitterInterruptRaisesAndClears) {
@@ -106,12 +122,22 @@ TEST_F(Pl011Test, LoopsBack) {
   EXPECT_EQ(read(pl011::kData), 'q');
 }
 
+TEST_F(Pl011Test, LoopbackHasABound) {
+  write(pl011::kControl, pl011::kControlEnable | pl011::kControlLoopback);
+  for (int i = 0; i < 256; ++i) write(pl011::kData, 'q');
+  EXPECT_EQ(read(pl011::kRawInterrupts) & pl011::kOverrun, 0u);
+  write(pl011::kData, 'r');
+  EXPECT_NE(read(pl011::kRawInterrupts) & pl011::kOverrun, 0u);
+  for (int i = 0; i < 256; ++i) EXPECT_EQ(read(pl011::kData), 'q');
+  EXPECT_TRUE(read(pl011::kFlags) & pl011::kFlagReceiveEmpty) << "the last one is lost";
+}
+
 TEST_F(Pl011Test, GoesOnFromItsState) {
   write(pl011::kIntegerDivisor, 13);
   write(pl011::kInterruptMask, pl011::kReceived);
-  (void)receive("k");
+  EXPECT_EQ(receive("k"), 1u);
   const auto state = uart_.save();
-  Line line;
+  test::CountingLine line;
   Pl011 other(line, [](std::span<const std::byte>) {}, [] {});
   ASSERT_TRUE(other.restore(state));
   EXPECT_FALSE(line.high) << "no edge";

@@ -18,7 +18,10 @@ Uart16550::Uart16550(InterruptLine& line, Output output, Room room)
 
 std::size_t Uart16550::receive(std::span<const std::byte> bytes) {
   std::lock_guard lock(mutex_);
-  const std::size_t taken = std::min(bytes.size(), kReceiveLimit - received_.size());
+  const std::size_t limit = receive_limit();
+  // More than the limit is there when the guest turned the FIFOs off.
+  const std::size_t room = limit - std::min(limit, received_.size());
+  const std::size_t taken = std::min(bytes.size(), room);
   received_.insert(received_.end(), bytes.begin(),
                    bytes.begin() + static_cast<std::ptrdiff_t>(taken));
   refused_ = taken < bytes.size();
@@ -36,13 +39,14 @@ void Uart16550::flush() {
 }
 
 std::uint64_t Uart16550::read(std::uint64_t offset, unsigned /*size*/) {
-  bool room = false;
+  bool room;
   std::uint8_t value;
   std::vector<std::byte> sent;
   {
     std::lock_guard lock(mutex_);
-    value = read_register(offset, room);
+    value = read_register(offset);
     update_line();
+    room = take_room();
     sent = take_pending();
   }
   // Outside of the lock: it may block.
@@ -52,17 +56,25 @@ std::uint64_t Uart16550::read(std::uint64_t offset, unsigned /*size*/) {
 }
 
 void Uart16550::write(std::uint64_t offset, unsigned /*size*/, std::uint64_t value) {
+  bool room;
   std::vector<std::byte> sent;
   {
     std::lock_guard lock(mutex_);
     write_register(offset, static_cast<std::uint8_t>(value));
     update_line();
+    room = take_room();
     if (offset != uart::kData || pending_.size() >= kFifoSize) sent = take_pending();
   }
   if (!sent.empty()) output_(sent);
+  if (room) room_();
 }
 
-std::uint8_t Uart16550::read_register(std::uint64_t offset, bool& room) {
+std::size_t Uart16550::receive_limit() const { return fifos_ && !cleared_ ? kReceiveLimit : 1; }
+
+// Whenever nothing is left to read: the guest may never look at an empty chip again.
+bool Uart16550::take_room() { return received_.empty() && std::exchange(refused_, false); }
+
+std::uint8_t Uart16550::read_register(std::uint64_t offset) {
   const bool divisor = (line_control_ & uart::kLcrDivisorLatch) != 0;
   switch (offset) {
     case uart::kData: {
@@ -70,7 +82,7 @@ std::uint8_t Uart16550::read_register(std::uint64_t offset, bool& room) {
       if (received_.empty()) return 0;
       const auto byte = static_cast<std::uint8_t>(received_.front());
       received_.pop_front();
-      if (received_.empty()) room = std::exchange(refused_, false);
+      cleared_ = false;
       return byte;
     }
     case uart::kInterruptEnable:
@@ -128,7 +140,10 @@ void Uart16550::write_register(std::uint64_t offset, std::uint8_t value) {
       return;
     case uart::kInterruptId:  // FCR
       fifos_ = (value & uart::kFcrEnable) != 0;
-      if ((value & uart::kFcrClearReceive) != 0) received_.clear();
+      if ((value & uart::kFcrClearReceive) != 0) {
+        received_.clear();
+        cleared_ = true;
+      }
       return;
     case uart::kLineControl:
       line_control_ = value;

@@ -30,13 +30,16 @@ class Uart16550 : public IoHandler {
 
   // `output` is called on a vCPU thread for what the guest sends, up to a FIFO's worth at a time:
   // a guest fills the FIFO and then looks at the chip, which is when the bytes go out. `room` on a
-  // vCPU thread when receive() refused bytes and can take some again. Both without a lock held.
+  // vCPU thread when receive() refused bytes and can take some again, by whatever the guest did to
+  // make room. Both without a lock held.
   Uart16550(InterruptLine& line, Output output, Room room);
 
   // Sends what the guest wrote last and never looked after. Before the machine ends.
   void flush();
 
-  // Any thread. Input from the line; returns how many bytes fitted.
+  // Any thread. Input from the line; returns how many bytes fitted. One does while the FIFOs are
+  // off, and after the guest cleared them until it has read one: a driver that starts clears what
+  // came before it, several times, and what waits outside then is not lost.
   std::size_t receive(std::span<const std::byte> bytes);
 
   std::uint64_t read(std::uint64_t offset, unsigned size) override;
@@ -48,10 +51,13 @@ class Uart16550 : public IoHandler {
   Result<void> restore(const UartState& state);
 
  private:
-  std::uint8_t read_register(std::uint64_t offset, bool& room);
+  std::uint8_t read_register(std::uint64_t offset);
   void write_register(std::uint64_t offset, std::uint8_t value);
   std::uint8_t interrupt_id() const;
   std::uint8_t modem_status() const;
+  std::size_t receive_limit() const;
+  // Whether room_ has to be called, without the lock.
+  bool take_room();
   void update_line();
   // Takes out what waits to be sent, for output_ to be called without the lock.
   std::vector<std::byte> take_pending() { return std::exchange(pending_, {}); }
@@ -64,6 +70,7 @@ class Uart16550 : public IoHandler {
   std::deque<std::byte> received_;
   std::vector<std::byte> pending_;  // written by the guest, not sent yet
   bool refused_ = false;            // receive() had no room for all
+  bool cleared_ = false;            // the receive FIFO was, and nothing was read since
   bool transmit_interrupt_ = false;
   bool line_high_ = false;
   bool fifos_ = false;

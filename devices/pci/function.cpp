@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "devices/pci/host.h"
+
 namespace vmm::pci {
 
 Function::Function(const Identity& identity, std::uint32_t bar_size) : bar_size_(bar_size) {
@@ -69,6 +71,12 @@ std::optional<GuestAddress> Function::bar_address() const {
   const std::uint64_t address = bar_address_.load(std::memory_order_acquire);
   if (address == 0) return std::nullopt;
   return GuestAddress{address};
+}
+
+std::optional<GuestAddress> Function::own_bar_address() const {
+  const auto address = bar_address();
+  if (!address || (host_ != nullptr && !host_->is_free(*address, *this))) return std::nullopt;
+  return address;
 }
 
 void Function::assign_bar(GuestAddress address) {

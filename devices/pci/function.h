@@ -27,6 +27,8 @@ struct Identity {
   std::uint32_t class_code = 0;  // base class, sub-class, interface: 0x010000 is a SCSI controller
 };
 
+class PciHost;
+
 class Function {
  public:
   // `bar_size`: bytes of BAR 0, a 32-bit memory BAR; a power of two from 4 KiB on, or 0 for none.
@@ -42,6 +44,9 @@ class Function {
   std::uint32_t bar_size() const { return bar_size_; }
   // What firmware does: places the BAR and leaves decoding off.
   void assign_bar(GuestAddress address);
+  // The host that it belongs to, while the machine is assembled; it outlives the guest's last
+  // access.
+  void set_host(const PciHost& host) { host_ = &host; }
   // What its messages come from: bus, device and function (8, 5 and 3 bits). While the machine is
   // assembled.
   virtual void set_requester(std::uint16_t /*requester*/) {}
@@ -61,6 +66,10 @@ class Function {
   unsigned add_capability(std::uint8_t id, std::span<const std::uint8_t> body,
                           std::span<const std::uint8_t> writable = {});
 
+  // bar_address(), or nothing while the guest put the BAR outside of its host's window or over that
+  // of another function: what comes in there is not for this one alone.
+  std::optional<GuestAddress> own_bar_address() const;
+
   // Called, with no lock of this class held, after the guest changed the registers named.
   virtual void capability_written(unsigned offset, unsigned size, std::uint32_t value);
   virtual void bar_moved();
@@ -73,6 +82,7 @@ class Function {
   void update_bar();
 
   const std::uint32_t bar_size_;
+  const PciHost* host_ = nullptr;
   std::mutex mutex_;  // guards bytes_
   std::array<std::uint8_t, kConfigSize> bytes_{};
   std::array<std::uint8_t, kConfigSize> writable_{};  // a bit set: the guest may change it

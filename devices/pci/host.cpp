@@ -1,5 +1,7 @@
 #include "devices/pci/host.h"
 
+#include <algorithm>
+
 namespace vmm::pci {
 
 PciHost::HostBridge::HostBridge()
@@ -11,6 +13,7 @@ PciHost::PciHost(const MemoryRange& window) : range_(window), next_bar_(window.b
 
 Result<void> PciHost::add(Function& function) {
   if (functions_.size() == kSlots) return fail("more than {} PCI devices", kSlots);
+  function.set_host(*this);
   function.set_requester(static_cast<std::uint16_t>(functions_.size() << 3));
   const std::uint64_t size = function.bar_size();
   if (size == 0) {
@@ -23,6 +26,15 @@ Result<void> PciHost::add(Function& function) {
   next_bar_ = base + size;
   functions_.push_back(&function);
   return {};
+}
+
+bool PciHost::is_free(GuestAddress address, const Function& owner) const {
+  const std::uint64_t begin = address.value, end = begin + owner.bar_size();
+  if (begin < range_.base.value || end > range_.base.value + range_.size) return false;
+  return std::ranges::none_of(functions_, [&](const Function* other) {
+    const auto bar = other->bar_address();
+    return other != &owner && bar && bar->value < end && begin < bar->value + other->bar_size();
+  });
 }
 
 Function* PciHost::function_at(std::uint64_t ecam_offset) const {

@@ -25,6 +25,9 @@ class PciHost {
   // While the machine is assembled; `function` outlives the host. Error: no slot or no room left.
   Result<void> add(Function& function);
 
+  // Whether the BAR of `owner` at that address lies in the window and over no other's. Any thread.
+  bool is_free(GuestAddress address, const Function& owner) const;
+
   HostState save() { return {bridge_.save_config()}; }
   Result<void> restore(const HostState& state) { return bridge_.restore_config(state.bridge); }
 

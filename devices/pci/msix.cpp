@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "devices/pci/registers.h"
-#include "src/base/log.h"
 
 namespace vmm::pci {
 
@@ -38,8 +37,8 @@ void MsixTable::release_routes() {
 
 void MsixTable::update_route(Entry& entry) {
   if (!entry.route) return;
-  const auto report = [](const Result<void>& result) {
-    if (!result) log::error("interrupt route: {}", result.error().message());
+  const auto report = [this](const Result<void>& result) {
+    if (!result) log::error_limited(limit_, "interrupt route: {}", result.error().message());
   };
   if (can_send(entry)) report(entry.route->set_message(message(entry)));
   report(entry.route->set_enabled(can_send(entry)));
@@ -47,7 +46,9 @@ void MsixTable::update_route(Entry& entry) {
 
 std::uint64_t MsixTable::read_table(std::uint64_t offset, unsigned size) {
   std::lock_guard lock(mutex_);
-  if (offset / kEntrySize >= entries_.size() || size > 8 || offset % size != 0) {
+  // None reaches into the next entry, which is behind words[] too.
+  if (offset / kEntrySize >= entries_.size() || size > 8 ||
+      offset % kEntrySize + size > kEntrySize) {
     return ~std::uint64_t{0};
   }
   const auto& entry = entries_[offset / kEntrySize];
@@ -85,6 +86,7 @@ void MsixTable::write_table(std::uint64_t offset, unsigned size, std::uint64_t v
 }
 
 std::uint64_t MsixTable::read_pending(std::uint64_t offset, unsigned size) {
+  if (size > 8) return ~std::uint64_t{0};
   std::lock_guard lock(mutex_);
   std::uint64_t bits = 0;
   for (std::uint64_t i = 0; i < std::uint64_t{size} * 8; ++i) {

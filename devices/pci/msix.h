@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "devices/pci/state.h"
+#include "src/base/log.h"
 #include "src/base/result.h"
 #include "src/hypervisor/bus/interrupt.h"
 
@@ -64,6 +65,7 @@ class MsixTable {
 
   MsiSink& sink_;
   std::uint16_t requester_ = 0;
+  log::RateLimit limit_;
   std::mutex mutex_;  // guards all below
   std::vector<Entry> entries_;
   bool enabled_ = false;

@@ -99,6 +99,29 @@ TEST_F(PciTest, PortsReachTheSameRegisters) {
   EXPECT_EQ(ports.read(0, 4), 0x8000'1000u) << "only whole words are an address";
 }
 
+TEST(Msix, NoReadPassesTheEndOfAnEntry) {
+  RecordingSink sink;
+  MsixTable table(sink, 2);
+  table.write_table(8, 8, 0x1'8765'4321);
+  for (unsigned size = 1; size <= 8; ++size) {
+    for (std::uint64_t offset = 0; offset < 32; ++offset) {
+      const bool inside = offset % 16 + size <= 16;
+      EXPECT_EQ(table.read_table(offset, size) == ~std::uint64_t{0}, !inside)
+          << size << " bytes at " << offset;
+    }
+  }
+  EXPECT_EQ(table.read_table(12, 4), 1u);
+  EXPECT_EQ(table.read_table(8, 8), 0x1'8765'4321u);
+}
+
+// PCI 3.0, 6.8.2.7: the two lowest bits of an address are zero, whatever is written.
+TEST(Msix, AnAddressIsAWordsOwn) {
+  RecordingSink sink;
+  MsixTable table(sink, 1);
+  table.write_table(0, 4, 0xfee0'0003);
+  EXPECT_EQ(table.read_table(0, 4), 0xfee0'0000u);
+}
+
 TEST(Msix, SendsWhenUnmaskedAndRemembersWhenMasked) {
   RecordingSink sink;
   MsixTable table(sink, 2);

@@ -26,9 +26,14 @@
 
 #include "devices/virtio/queue.h"
 #include "src/base/event_fd.h"
+#include "src/base/named_values.h"
 #include "src/base/result.h"
 #include "src/hypervisor/bus/interrupt.h"
 #include "src/hypervisor/state/sections.h"
+
+namespace vmm::disk {
+class CopiedDisk;
+}
 
 namespace vmm::virtio {
 
@@ -74,6 +79,14 @@ struct Activation {
   bool resumed = false;              // after suspend(), or after restore() in a new device
 };
 
+// Takes memory from the guest. Any thread.
+class MemoryTarget {
+ public:
+  virtual ~MemoryTarget() = default;
+  // What the guest is to give up. Error: more than the machine has.
+  virtual Result<void> set_target(std::uint64_t bytes) = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -102,6 +115,25 @@ class Device {
   // device is not like the one that was saved.
   virtual void save(state::Sections& sections, std::string_view name) const = 0;
   virtual Result<void> restore(state::Sections& sections, std::string_view name) = 0;
+  // What to do when a restored driver uses features that this device does not have, for a message;
+  // empty: nothing is known.
+  virtual std::string_view feature_advice() const { return {}; }
+
+  // The rest is for the machine's owner, on one thread that is not the device's own.
+
+  // Waits for what was started and left to itself: the process of a network. Once, before the guest
+  // runs; the error says why it is of no use.
+  virtual Result<void> wait_ready() { return {}; }
+  // What it has done since it was made: `vmm ctl ... metrics`. A device that asks its guest waits
+  // a moment for the answer.
+  virtual NamedValues metrics() = 0;
+  // What it is: its part of `vmm ctl ... status`; nothing when there is nothing to say.
+  virtual NamedValues status() const { return {}; }
+  // What it can do beside, null where it cannot: asked by the snapshot and the control socket,
+  // which know no kinds. What a snapshot copies of it. Called while suspended, as a device may put
+  // it around its disk.
+  virtual disk::CopiedDisk* copied_disk() { return nullptr; }
+  virtual MemoryTarget* memory_target() { return nullptr; }
 };
 
 // read_config for a device whose configuration is one packed structure.

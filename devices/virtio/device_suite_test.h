@@ -212,6 +212,22 @@ TEST_P(DeviceSuite, FeaturesAndQueuesAreStable) {
   EXPECT_EQ(GetParam().make()->device().features(), features);
 }
 
+TEST_P(DeviceSuite, MetricsAndStatusAreNamedOnce) {
+  const auto harness = GetParam().make();
+  auto& device = harness->device();
+  const auto expect_names = [](const NamedValues& values) {
+    std::vector<std::string> names;
+    for (const auto& value : values) {
+      EXPECT_FALSE(value.name.empty());
+      EXPECT_EQ(std::ranges::find(names, value.name), names.end()) << value.name;
+      names.push_back(value.name);
+    }
+  };
+  EXPECT_FALSE(device.metrics().empty());
+  expect_names(device.metrics());
+  expect_names(device.status());
+}
+
 TEST_P(DeviceSuite, ConfigReadsPastTheEndAreZero) {
   const auto guest = make();
   const std::vector<std::byte> zeroes(64);
@@ -438,7 +454,7 @@ inline Activation resumption(std::vector<std::optional<Queue>> queues, std::uint
 inline std::vector<std::byte> saved_bytes(const Device& device) {
   state::Sections sections;
   device.save(sections, "device");
-  return sections.to_bytes();
+  return sections.to_bytes().value();
 }
 
 // Whatever a device is doing when it is suspended: each chain comes back once, before or after.

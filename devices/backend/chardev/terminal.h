@@ -1,7 +1,8 @@
 // Terminal: standard input and output as a console, in raw mode, with an escape key.
 //
 // The terminal's mode is put back when the object ends, when the process exits, and when a signal
-// kills it, but for SIGKILL.
+// kills it, but for SIGKILL. A thread that is to have no signals leaves those of its own faults
+// (start_thread, src/base/thread.h): blocked, they kill without a handler.
 #pragma once
 
 #include "devices/backend/chardev/chardev.h"
@@ -22,6 +23,7 @@ class Terminal : public Chardev {
   // Returns whether the byte is for the guest.
   bool on_key(char key);
   const TerminalActions actions_;
+  UniqueFd output_;  // none: standard output is written to as it is
   bool raw_ = false;
   bool escaped_ = false;
 };

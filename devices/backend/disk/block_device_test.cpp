@@ -22,7 +22,8 @@ constexpr std::size_t kSize = 8u << 20;
 // Goes with its last descriptor (LO_FLAGS_AUTOCLEAR).
 class LoopDevice {
  public:
-  static Result<LoopDevice> create(const std::string& file, std::uint32_t block_size) {
+  static Result<LoopDevice> create(const std::string& file, std::uint32_t block_size,
+                                   std::uint32_t flags = 0) {
     const auto control = TRY(open_file("/dev/loop-control", O_RDWR));
     const auto backing = TRY(open_file(file, O_RDWR));
     for (int attempt = 0; attempt < 8; ++attempt) {
@@ -33,7 +34,7 @@ class LoopDevice {
       loop_config config{};
       config.fd = static_cast<std::uint32_t>(backing.get());
       config.block_size = block_size;
-      config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+      config.info.lo_flags = LO_FLAGS_AUTOCLEAR | flags;
       if (::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) {
         return LoopDevice(path, std::move(device));
       }
@@ -116,6 +117,36 @@ TEST_P(BlockDeviceTest, WritesZeroes) {
     ASSERT_EQ(disk->range(Operation::write_zeroes, offset, 1u << 20, may_unmap), 0);
     model_.replace(offset, 1u << 20, std::string(1u << 20, '\0'));
     EXPECT_TRUE(disk->read(0, kSize) == model_);
+  }
+}
+
+// As after `losetup -r`: the device may be opened for writing, and each write fails.
+TEST_P(BlockDeviceTest, AReadOnlyDeviceIsRefusedForWriting) {
+  const auto device = LoopDevice::create(file_, GetParam(), LO_FLAGS_READ_ONLY);
+  ASSERT_TRUE(device) << device.error().message();
+  const auto written = open_disk({.path = device->path()});
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().message(),
+            fmt::format("disk '{}' is a block device set to read-only; add ',ro' to attach it "
+                        "read-only",
+                        device->path()));
+  const auto read = open_disk({.path = device->path(), .read_only = true});
+  ASSERT_TRUE(read) << read.error().message();
+  EXPECT_TRUE((*read)->info().read_only);
+}
+
+// What `truncate` mends is a file.
+TEST_P(BlockDeviceTest, AdviceIsForADevice) {
+  for (const std::size_t size : {0u, 1536u}) {
+    const auto device =
+        LoopDevice::create(directory_.file("odd" + std::to_string(size), size), GetParam());
+    ASSERT_TRUE(device) << device.error().message();
+    const auto disk = open_disk({.path = device->path(), .format = ImageFormat::raw});
+    EXPECT_EQ(disk.has_value(), size != 0 && GetParam() == 512);
+    if (disk) continue;
+    EXPECT_EQ(disk.error().message().find("truncate"), std::string::npos) << disk.error().message();
+    EXPECT_NE(disk.error().message().find("block device"), std::string::npos)
+        << disk.error().message();
   }
 }
 

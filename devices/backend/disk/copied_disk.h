@@ -18,9 +18,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "devices/backend/disk/chunk_set.h"
 #include "devices/backend/disk/disk.h"
+#include "src/base/progress.h"
 #include "src/base/unique_fd.h"
 
 namespace vmm::disk {
@@ -28,15 +32,22 @@ namespace vmm::disk {
 // Where a copy goes. One thread at a time.
 class CopyTarget {
  public:
+  // `path` names it in errors.
+  explicit CopyTarget(std::string path) : path_(std::move(path)) {}
   virtual ~CopyTarget() = default;
-  // Of CopiedDisk::kChunk bytes at a multiple of that, fewer at the disk's end; each once.
+  const std::string& path() const { return path_; }
+  // Of CopiedDisk::kChunk bytes at a multiple of that, fewer at the disk's end; each once. What is
+  // a hole of the disk is left out of a copy of all (What::all): that target starts as zeroes.
   virtual Result<void> write(std::uint64_t offset, std::span<const std::byte> chunk) = 0;
   // Nothing more comes; on stable storage when it returns.
   virtual Result<void> finish() = 0;
+
+ private:
+  std::string path_;
 };
 
 // A file of the disk's size, all a hole, where holes stay for zeroes.
-std::unique_ptr<CopyTarget> copy_to_raw_file(UniqueFd file);
+std::unique_ptr<CopyTarget> copy_to_raw_file(UniqueFd file, std::string path);
 
 class CopiedDisk : public Disk {
  public:
@@ -51,8 +62,9 @@ class CopiedDisk : public Disk {
   void start_record();
 
   // Copies what is not copied yet, and lets go of the target. Blocks; once for each begin().
-  // Error: reading or writing failed, the copy is of no use.
-  Result<void> copy_rest();
+  // Error: reading or writing failed, or it was cancelled; the copy is of no use. `progress`
+  // advances by the bytes that are passed, at most info().size.
+  Result<void> copy_rest(Progress& progress = Progress::none());
   // No more copying: the guest's writes pass at once.
   void give_up();
 
@@ -63,6 +75,8 @@ class CopiedDisk : public Disk {
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override {
     return inner_->read(offset, target);
   }
+  Result<DataRange> next_data(std::uint64_t offset) override { return inner_->next_data(offset); }
+  std::uint64_t copied_bytes() const override { return inner_->copied_bytes(); }
   int plain_file() const override { return inner_->plain_file(); }
 
  private:
@@ -71,15 +85,24 @@ class CopiedDisk : public Disk {
   explicit CopiedDisk(std::unique_ptr<Disk> disk);
   // Before [offset, offset + length) is changed.
   void before_write(std::uint64_t offset, std::uint64_t length);
-  void copy_chunk(std::size_t chunk);  // with mutex_ held; unless it is copied, or need not be
+  // Why a copy to `target` failed, for whoever asked for it.
+  std::string not_written(const CopyTarget& target, const Error& error) const;
+  // With mutex_ held.
+  bool is_wanted(std::uint64_t chunk) const;
+  bool is_hole(std::uint64_t chunk, DataRange& known);
+  void copy_chunk(std::uint64_t chunk, DataRange& known);  // unless it need not be copied
+  void forget();
 
   const std::unique_ptr<Disk> inner_;
-  const std::size_t chunks_;
-  std::vector<std::atomic<std::uint64_t>> written_;  // a bit a chunk, since start_record()
+  const std::uint64_t chunks_;
+  ChunkSet written_;  // since start_record()
   std::atomic<bool> copying_{false};
   std::mutex mutex_;                    // guards all below
-  std::unique_ptr<CopyTarget> target_;  // while copying
-  std::vector<bool> wanted_;            // the same: chunks that are to be copied yet
+  std::unique_ptr<CopyTarget> target_;  // while copying, as all below
+  What what_ = What::all;
+  ChunkSet wanted_;         // What::written: what is to be copied
+  ChunkSet copied_;         // of these, what is
+  std::uint64_t rest_ = 0;  // what lies before is copied, too
   std::vector<std::byte> buffer_;
   std::optional<std::string> error_;
 };

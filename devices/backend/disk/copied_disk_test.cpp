@@ -5,9 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <random>
 #include <thread>
 
+#include "devices/backend/disk/qcow2/create.h"
+#include "devices/backend/disk/qcow2/image_test_support.h"
 #include "devices/backend/disk/raw_disk.h"
 #include "devices/backend/disk/temporary_file.h"
 #include "src/base/worker.h"
@@ -31,7 +34,7 @@ class CopiedDiskTest : public ::testing::Test {
     const std::string path = directory_.path() + "/" + name;
     UniqueFd target(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     EXPECT_EQ(::ftruncate(target.get(), kSize), 0);
-    disk_->begin(what, copy_to_raw_file(std::move(target)));
+    disk_->begin(what, copy_to_raw_file(std::move(target), path));
     return path;
   }
   // Carries one request out, on the worker.
@@ -144,7 +147,7 @@ TEST_F(CopiedDiskTest, CopiesWhatWasWrittenSinceTheRecordBegan) {
 TEST_F(CopiedDiskTest, AFailedCopyIsNoConcernOfTheGuest) {
   // A target that cannot be written to stands for a full file system.
   UniqueFd target(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
-  disk_->begin(CopiedDisk::What::all, copy_to_raw_file(std::move(target)));
+  disk_->begin(CopiedDisk::What::all, copy_to_raw_file(std::move(target), "there/blk0.img"));
   bool written = false;
   worker_->loop().call([&] {
     const auto channel = disk_->open_channel(worker_->loop(), [] {});
@@ -159,7 +162,8 @@ TEST_F(CopiedDiskTest, AFailedCopyIsNoConcernOfTheGuest) {
   EXPECT_TRUE(written);
   const auto result = disk_->copy_rest();
   ASSERT_FALSE(result);
-  EXPECT_NE(result.error().message().find("cannot write the copy"), std::string::npos);
+  const auto named = fmt::format("cannot write 'there/blk0.img', the copy of disk '{}': ", path_);
+  EXPECT_TRUE(result.error().message().starts_with(named)) << result.error().message();
 }
 
 TEST_F(CopiedDiskTest, GivenUpIsAnErrorAndTheNextCopyIsNone) {
@@ -169,6 +173,163 @@ TEST_F(CopiedDiskTest, GivenUpIsAnErrorAndTheNextCopyIsNone) {
   const auto copy = begin(CopiedDisk::What::all, "next");
   EXPECT_TRUE(disk_->copy_rest());
   EXPECT_TRUE(content(copy) == content(path_));
+}
+
+// A petabyte, of which one part has data.
+class HugeDisk : public Disk {
+ public:
+  static constexpr std::uint64_t kSize = 1ull << 50;
+  static constexpr DataRange kData{(7ull << 40) + 100 * 512, 3 * CopiedDisk::kChunk};
+
+  const DiskInfo& info() const override { return info_; }
+  const std::string& name() const override { return name_; }
+  std::unique_ptr<Channel> open_channel(EventLoop&, std::function<void()>) override {
+    return std::make_unique<IdleChannel>();
+  }
+  Result<void> sync() override { return {}; }
+  Result<void> read(std::uint64_t, std::span<std::byte> target) override {
+    std::ranges::fill(target, std::byte{7});
+    ++reads;
+    return {};
+  }
+  Result<DataRange> next_data(std::uint64_t offset) override {
+    const std::uint64_t end = kData.offset + kData.length;
+    if (offset >= end) return DataRange{kSize, 0};
+    const std::uint64_t first = std::max(offset, kData.offset);
+    return DataRange{first, end - first};
+  }
+  std::size_t reads = 0;
+
+ private:
+  struct IdleChannel : Channel {
+    void submit(const Request&) override {}
+    void commit() override {}
+    std::span<const Completion> reap() override { return {}; }
+    void wait() override {}
+  };
+  DiskInfo info_{.size = kSize};
+  std::string name_ = "huge";
+};
+
+class ListingTarget : public CopyTarget {
+ public:
+  explicit ListingTarget(std::vector<std::uint64_t>& chunks)
+      : CopyTarget("list"), chunks_(chunks) {}
+  Result<void> write(std::uint64_t offset, std::span<const std::byte>) override {
+    chunks_.push_back(offset / CopiedDisk::kChunk);
+    return {};
+  }
+  Result<void> finish() override { return {}; }
+
+ private:
+  std::vector<std::uint64_t>& chunks_;
+};
+
+std::uint64_t resident_bytes() {
+  std::uint64_t total = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> total >> resident;
+  return resident * 4096;
+}
+
+TEST(CopiedHugeDisk, CostsWhatIsInIt) {
+  const auto before = resident_bytes();
+  auto huge = std::make_unique<HugeDisk>();
+  auto& inner = *huge;
+  const auto disk = CopiedDisk::over(std::move(huge));
+  std::vector<std::uint64_t> chunks;
+  disk->begin(CopiedDisk::What::all, std::make_unique<ListingTarget>(chunks));
+  ASSERT_TRUE(disk->copy_rest());
+  const std::uint64_t first = HugeDisk::kData.offset / CopiedDisk::kChunk;
+  // The part does not begin where a chunk does.
+  EXPECT_EQ(chunks, (std::vector{first, first + 1, first + 2, first + 3}));
+  EXPECT_EQ(inner.reads, 4u);
+  EXPECT_LT(resident_bytes(), before + (64u << 20));
+}
+
+// What the guest gives up while a copy is made is not read where there was nothing, and a layer
+// gets zeroes for it: what lies below it must not be seen.
+TEST(CopiedHugeDisk, DiscardedHolesAreNotRead) {
+  auto huge = std::make_unique<HugeDisk>();
+  auto& inner = *huge;
+  const auto disk = CopiedDisk::over(std::move(huge));
+  const auto loop = std::move(EventLoop::create().value());
+  const auto channel = disk->open_channel(*loop, [] {});
+  const auto discard = [&](std::uint64_t chunk, std::uint64_t count) {
+    channel->submit({.operation = Operation::discard,
+                     .offset = chunk * CopiedDisk::kChunk,
+                     .length = count * CopiedDisk::kChunk});
+  };
+  std::vector<std::uint64_t> chunks;
+  disk->begin(CopiedDisk::What::all, std::make_unique<ListingTarget>(chunks));
+  disk->start_record();
+  discard(5, 32768);
+  EXPECT_EQ(inner.reads, 0u);
+  ASSERT_TRUE(disk->copy_rest());
+  EXPECT_EQ(chunks.size(), 4u);
+  inner.reads = 0;
+  chunks.clear();
+  disk->start_record();
+  discard(5, 3);
+  discard(HugeDisk::kSize / CopiedDisk::kChunk - 1, 1);
+  disk->begin(CopiedDisk::What::written, std::make_unique<ListingTarget>(chunks));
+  ASSERT_TRUE(disk->copy_rest());
+  EXPECT_EQ(chunks, (std::vector<std::uint64_t>{5, 6, 7, (1ull << 34) - 1}));
+  EXPECT_EQ(inner.reads, 0u);
+}
+
+// 1 TiB with 4 KiB of data at its end: the time of a copy is that of what is in it.
+TEST(CopiedSparseFile, HolesAreNotRead) {
+  const test::TemporaryDirectory directory;
+  const std::string path = directory.path() + "/sparse";
+  constexpr std::uint64_t kTebibyte = 1ull << 40;
+  {
+    const UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::ftruncate(file.get(), kTebibyte), 0);
+    const std::string text(4096, 'x');
+    ASSERT_TRUE(write_all_at(file.get(), std::as_bytes(std::span(text)), kTebibyte - 4096));
+  }
+  auto opened = RawDisk::open({.path = path});
+  ASSERT_TRUE(opened) << opened.error().message();
+  const auto first = (*opened)->next_data(512);
+  ASSERT_TRUE(first) << first.error().message();
+  EXPECT_GE(first->offset, kTebibyte - (1u << 20));
+  EXPECT_EQ(first->offset + first->length, kTebibyte);
+  const auto disk = CopiedDisk::over(std::move(*opened));
+  std::vector<std::uint64_t> chunks;
+  disk->begin(CopiedDisk::What::all, std::make_unique<ListingTarget>(chunks));
+  ASSERT_TRUE(disk->copy_rest());
+  EXPECT_EQ(chunks, std::vector{kTebibyte / CopiedDisk::kChunk - 1});
+}
+
+// Holes of an image are what it has no clusters for, and what the raw file behind it has no data
+// of.
+TEST(CopiedSparseFile, AnImageTellsItsData) {
+  const test::TemporaryDirectory directory;
+  const std::string base = directory.path() + "/base", top = directory.path() + "/top";
+  constexpr std::uint64_t kGibibyte = 1ull << 30;
+  const std::string text(1u << 20, 'x');
+  {
+    const UniqueFd file(::open(base.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::ftruncate(file.get(), kGibibyte), 0);
+    ASSERT_TRUE(write_all_at(file.get(), std::as_bytes(std::span(text)), 512u << 20));
+  }
+  ASSERT_TRUE(qcow2::create_image({.path = top,
+                                   .size = 2 * kGibibyte,
+                                   .backing_path = "base",
+                                   .backing_format = ImageFormat::raw}));
+  const auto disk = test::DrivenDisk::open({.path = top});
+  ASSERT_TRUE(disk);
+  ASSERT_EQ(disk->write(kGibibyte + 4096, std::string(512, 'y')), 0);
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> found;
+  for (std::uint64_t at = 0; at < 2 * kGibibyte;) {
+    const auto data = disk->disk().next_data(at);
+    ASSERT_TRUE(data) << data.error().message();
+    if (data->length > 0) found.emplace_back(data->offset, data->length);
+    at = data->offset + data->length;
+  }
+  const std::vector<std::pair<std::uint64_t, std::uint64_t>> expected{{512u << 20, 1u << 20},
+                                                                      {kGibibyte, 64u << 10}};
+  EXPECT_EQ(found, expected);
 }
 
 }  // namespace

@@ -21,11 +21,14 @@
 #include "devices/backend/disk/disk_config.h"
 #include "src/base/event_loop.h"
 #include "src/base/result.h"
+#include "src/base/sparse_file.h"
 #include "src/base/unique_fd.h"
 
 namespace vmm::disk {
 
 inline constexpr std::uint32_t kSectorSize = 512;
+// Of a disk, in bytes: what is kept for each piece of it has a bound.
+inline constexpr std::uint64_t kMaxDiskSize = 2ull << 50;
 
 enum class Operation : std::uint8_t {
   read,
@@ -90,6 +93,14 @@ class Disk {
   virtual Result<void> sync() = 0;
   // Reads [offset, offset + target's size) on the calling thread.
   virtual Result<void> read(std::uint64_t offset, std::span<std::byte> target) = 0;
+  // The first part at or behind `offset`, which is inside of the disk, that may hold other bytes
+  // than zeroes; its length is 0 when there is none. A disk that does not know says that all may.
+  virtual Result<DataRange> next_data(std::uint64_t offset) {
+    return DataRange{offset, info().size - offset};
+  }
+  // Bytes that it copied so far beside those of the requests: a write to a part of a copy-on-write
+  // disk's unit copies the rest. Any thread.
+  virtual std::uint64_t copied_bytes() const { return 0; }
   // A descriptor of the regular file whose bytes are the disk's, one for one; -1: there is none.
   virtual int plain_file() const { return -1; }
 };

@@ -1,8 +1,14 @@
 // DiskConfig: what a person says about a disk, as plain typed fields.
+//
+//   const auto disk = TRY(parse_disk_config("root.img,ro,queues=2"));
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+
+#include "src/base/result.h"
+#include "src/spec/fields.h"
 
 namespace vmm::disk {
 
@@ -18,6 +24,7 @@ enum class ImageFormat : std::uint8_t {
   automatic,  // qcow2 by its first bytes, raw otherwise
   raw,
   qcow2,
+  vmdk,  // a descriptor of flat files, read-only; never found by itself, as it names other files
 };
 
 // Zero means unlimited. A burst is what may pass at once after a pause; zero stands for a tenth of
@@ -27,9 +34,11 @@ struct RateLimits {
   std::uint64_t burst_bytes = 0;
   std::uint64_t operations_per_second = 0;
   std::uint64_t burst_operations = 0;
+  friend bool operator==(const RateLimits&, const RateLimits&) = default;
 };
 
 struct DiskConfig {
+  std::string id;  // "blk1": which disk of a restored machine this is; empty: it goes by position
   std::string path;
   std::string label;  // what messages call it; empty: its path
   ImageFormat format = ImageFormat::automatic;
@@ -42,9 +51,15 @@ struct DiskConfig {
   RateLimits limits;
   std::uint16_t queues = 1;
   std::uint16_t queue_size = 256;  // entries of each queue, a power of two from 4 to 1024
+  friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
 };
 
 inline constexpr std::size_t kMaxSerial = 20;
 inline constexpr std::uint16_t kMaxQueues = 64;
+
+// Label and layer are no keys: they say how a restored machine uses its snapshot's files.
+spec::Fields fields_of(DiskConfig& disk);
+// PATH[,key=value...]
+Result<DiskConfig> parse_disk_config(std::string_view words);
 
 }  // namespace vmm::disk

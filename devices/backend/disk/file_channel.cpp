@@ -179,7 +179,10 @@ UringEngine* FileChannel::uring() {
   if (uring_failed_ || io_ == IoEngine::threads) return nullptr;
   auto engine = UringEngine::create(file_);
   if (!engine) {
-    log::info("disk '{}': {}; using threads", file_.name(), engine.error().message());
+    if (file_.log_limit().allow()) {
+      // check: unlimited-log allowed, limited above
+      log::info("disk '{}': {}; using threads", file_.name(), engine.error().message());
+    }
     uring_failed_ = true;
     return nullptr;
   }
@@ -193,7 +196,8 @@ ThreadEngine* FileChannel::threads() {
   auto engine =
       ThreadEngine::create([this](const Request& request) { return file_.perform(request); });
   if (!engine) {
-    log::warn("disk '{}': {}", file_.name(), engine.error().message());
+    log::warn_limited(file_.log_limit(), "disk '{}': {}; its requests are carried out one by one",
+                      file_.name(), engine.error().message());
     return nullptr;
   }
   threads_ = std::move(*engine);
@@ -203,7 +207,9 @@ ThreadEngine* FileChannel::threads() {
 
 void FileChannel::watch(int fd) {
   const auto watched = loop_.watch(fd, EPOLLIN, [this](std::uint32_t) { ready_(); });
-  if (!watched) log::error("disk '{}': {}", file_.name(), watched.error().message());
+  if (!watched) {
+    log::warn_limited(file_.log_limit(), "disk '{}': {}", file_.name(), watched.error().message());
+  }
 }
 
 }  // namespace vmm::disk

@@ -18,6 +18,7 @@ class MagicGuard : public Disk {
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override {
     return disk_->read(offset, target);
   }
+  Result<DataRange> next_data(std::uint64_t offset) override { return disk_->next_data(offset); }
   int plain_file() const override { return disk_->plain_file(); }
 
  private:

@@ -4,13 +4,30 @@
 #include <filesystem>
 
 #include "devices/backend/disk/magic_guard.h"
+#include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/qcow2/qcow2_disk.h"
 #include "devices/backend/disk/raw_disk.h"
+#include "devices/backend/disk/vmdk/flat_disk.h"
 
 namespace vmm::disk {
+namespace {
+
+Result<std::unique_ptr<Disk>> open_format(const DiskConfig& config, ImageFormat format) {
+  if (format == ImageFormat::qcow2) return TRY(qcow2::Qcow2Disk::open(config));
+  if (format == ImageFormat::vmdk) return TRY(vmdk::FlatDisk::open(config));
+  auto disk = TRY(RawDisk::open(config));
+  if (config.format == ImageFormat::raw || config.read_only) return disk;
+  return std::make_unique<MagicGuard>(std::move(disk));
+}
+
+}  // namespace
 
 Result<UniqueFd> open_scratch(DiskConfig& config) {
+  if (config.format == ImageFormat::vmdk) {
+    return fail("disk '{}': a VMDK can only be read: say ',ro' in place of ',scratch'",
+                config.path);
+  }
   DiskConfig below = config;
   below.read_only = true;
   if (below.format == ImageFormat::automatic) {
@@ -51,10 +68,12 @@ Result<std::unique_ptr<Disk>> open_disk(const DiskConfig& config) {
   }
   ImageFormat format = config.format;
   if (format == ImageFormat::automatic) format = TRY(qcow2::probe_format(config.path));
-  if (format == ImageFormat::qcow2) return TRY(qcow2::Qcow2Disk::open(config));
-  auto disk = TRY(RawDisk::open(config));
-  if (config.format == ImageFormat::raw || config.read_only) return disk;
-  return std::make_unique<MagicGuard>(std::move(disk));
+  auto disk = TRY(open_format(config, format));
+  if (disk->info().size > kMaxDiskSize) {
+    return fail("disk '{}' has {} bytes, which is too large: expected at most {}", disk->name(),
+                disk->info().size, kMaxDiskSize);
+  }
+  return disk;
 }
 
 }  // namespace vmm::disk

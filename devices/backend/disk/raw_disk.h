@@ -14,6 +14,7 @@ class RawDisk : public Disk {
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
   Result<void> sync() override;
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override;
+  Result<DataRange> next_data(std::uint64_t offset) override { return file_->next_data(offset); }
   int plain_file() const override;
 
  private:

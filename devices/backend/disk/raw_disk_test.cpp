@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -14,6 +15,7 @@
 
 #include "devices/backend/disk/buffers.h"
 #include "devices/backend/disk/temporary_file.h"
+#include "devices/backend/disk/thread_engine.h"
 
 namespace vmm::disk {
 namespace {
@@ -83,7 +85,7 @@ TEST(RawDiskOpen, LocksAgainstASecondUser) {
     const auto reader = open_disk({.path = path, .read_only = true});
     ASSERT_TRUE(reader);
     EXPECT_EQ(open_error({.path = path, .read_only = true}), "no error");
-    EXPECT_SENTENCE(open_error({.path = path}), "attach the disk to both with ',ro'");
+    EXPECT_SENTENCE(open_error({.path = path}), "use the disk read-only in both");
   }
   EXPECT_EQ(open_error({.path = path}), "no error");
 }
@@ -441,6 +443,24 @@ TEST(RawDisk, UsesThreadsWhereIoUringIsForbidden) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(ThreadEngine, WhatARequestThrowsFailsItAlone) {
+  const auto perform = [](const Request& request) {
+    if (request.tag == 1) throw std::bad_alloc();
+    return request.tag == 2 ? EIO : 0;
+  };
+  const auto engine = std::move(ThreadEngine::create(perform).value());
+  for (std::uint32_t tag = 1; tag <= 3; ++tag) engine->submit({.tag = tag});
+  std::map<std::uint32_t, int> errors;
+  while (errors.size() < 3) {
+    pollfd done{engine->fd(), POLLIN, 0};
+    ASSERT_EQ(::poll(&done, 1, 10'000), 1);
+    std::vector<Completion> completions;
+    engine->reap(completions);
+    for (const auto& completion : completions) errors[completion.tag] = completion.error;
+  }
+  EXPECT_EQ(errors, (std::map<std::uint32_t, int>{{1, ENOMEM}, {2, EIO}, {3, 0}}));
 }
 
 TEST(Buffers, SkipBytes) {

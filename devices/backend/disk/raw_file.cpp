@@ -16,13 +16,11 @@
 #include <vector>
 
 #include "devices/backend/disk/buffers.h"
+#include "devices/backend/disk/image_lock.h"
 
 namespace vmm::disk {
 namespace {
 
-// Where the lock lies. QEMU locks single bytes from 100 and from 200 on; programs that lock the
-// start of a file or all of it mean something else.
-constexpr off_t kLockByte = 0x766d6d;
 constexpr std::size_t kBounceSize = 1u << 20;
 constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
 
@@ -80,7 +78,7 @@ Result<std::unique_ptr<RawFile>> RawFile::open(const DiskConfig& config, Content
     return fail_errno("cannot change the flags of disk '{}'", config.path);
   }
   TRY(file->find_block_sizes(content));
-  TRY(file->lock(config.read_only));
+  TRY(lock_image(file->fd(), file->name(), config.read_only ? ImageUse::read : ImageUse::write));
   return file;
 }
 
@@ -95,8 +93,19 @@ Result<void> RawFile::check_kind(bool read_only, Content content) {
     if (::ioctl(fd(), BLKGETSIZE64, &info_.size) < 0) {
       return fail_errno("cannot find the size of disk '{}'", name_);
     }
+    // As after `losetup -r` or `blockdev --setro`: it opens for writing all the same.
+    int device_read_only = 0;
+    if (!read_only && ::ioctl(fd(), BLKROGET, &device_read_only) == 0 && device_read_only != 0) {
+      return fail("disk '{}' is a block device set to read-only; add ',ro' to attach it read-only",
+                  name_);
+    }
   } else {
     return fail("disk '{}' is neither a file nor a block device", name_);
+  }
+  if (info_.size == 0 && content == Content::disk && kind_ == Kind::block_device) {
+    return fail(
+        "disk '{}' is a block device without content; attach a medium or a file to it first",
+        name_);
   }
   if (info_.size == 0 && content == Content::disk) {
     return fail("disk '{}' is empty; give it a size first, as with 'truncate -s 8G'", name_);
@@ -137,35 +146,21 @@ Result<void> RawFile::find_block_sizes(Content content) {
 #endif
   }
   if (info_.size % info_.block_size != 0 && content == Content::disk) {
-    return fail(
-        "disk '{}' has {} bytes, which is not a multiple of {}; 'truncate -s %{}' rounds it", name_,
-        info_.size, info_.block_size, info_.block_size);
+    const auto sentence = fmt::format("disk '{}' has {} bytes, which is not a multiple of {}",
+                                      name_, info_.size, info_.block_size);
+    if (kind_ == Kind::block_device) {
+      return fail("{}, the block size of this block device; give it a size that is", sentence);
+    }
+    return fail("{}; 'truncate -s %{}' rounds it", sentence, info_.block_size);
   }
   return {};
 }
 
-Result<void> RawFile::lock(bool read_only) const {
-  struct flock range{};
-  range.l_type = read_only ? F_RDLCK : F_WRLCK;
-  range.l_whence = SEEK_SET;
-  range.l_start = kLockByte;
-  range.l_len = 1;
-  // Of the open file description: it goes with the last descriptor, however this process ends.
-  if (::fcntl(fd(), F_OFD_SETLK, &range) == 0) return {};
-  if (errno == EAGAIN || errno == EACCES) {
-    if (read_only) {
-      return fail("disk '{}' is in use by another vmm that writes to it; stop that machine first",
-                  name_);
-    }
-    return fail(
-        "disk '{}' is in use by another vmm; stop that machine first, or attach the disk to both "
-        "with ',ro'",
-        name_);
-  }
-  // Some network file systems have no locks at all: not a reason to refuse the disk.
-  log::warn("disk '{}' cannot be locked ({}); nothing stops a second machine from using it", name_,
-            std::strerror(errno));
-  return {};
+// The descriptor's position is nobody's: all transfers name theirs.
+Result<DataRange> RawFile::next_data(std::uint64_t offset) const {
+  auto found = vmm::next_data(fd(), offset, info_.size);
+  if (!found) return fail("disk '{}': {}", name_, found.error().message());
+  return found;
 }
 
 bool RawFile::is_aligned(const Request& request) const {
@@ -273,6 +268,7 @@ int RawFile::flush() {
 }
 
 void RawFile::warn_unsupported(std::atomic<bool>& supported, const char* what) const {
+  // check: unlimited-log allowed, once a feature
   if (supported.exchange(false)) log::info("disk '{}': the host has no {} for it", name_, what);
 }
 

@@ -18,7 +18,7 @@ class RawFile {
   // What its bytes are: a disk's, or a format's, which may be of any size.
   enum class Content : std::uint8_t { disk, format };
 
-  // Opens, checks and locks: shared when read-only, exclusive otherwise.
+  // Opens, checks and locks (image_lock.h): shared when read-only, exclusive otherwise.
   static Result<std::unique_ptr<RawFile>> open(const DiskConfig& config,
                                                Content content = Content::disk);
 
@@ -29,6 +29,13 @@ class RawFile {
   bool direct() const { return direct_; }
   // Whether its pages never leave the memory (tmpfs): no transfer waits for a device.
   bool in_memory() const { return in_memory_; }
+
+  // The first part of [offset, the file's end) that is no hole (SEEK_DATA); as Disk::next_data().
+  Result<DataRange> next_data(std::uint64_t offset) const;
+
+  // For lines about it that a guest can cause: the disk outlives its channels, which a guest has
+  // made anew as often as it likes.
+  log::RateLimit& log_limit() { return log_limit_; }
 
   // Carries a request out on the calling thread; 0 or the errno. Any thread.
   int perform(const Request& request);
@@ -46,7 +53,6 @@ class RawFile {
  private:
   RawFile(std::string name, UniqueFd fd) : name_(std::move(name)), fd_(std::move(fd)) {}
   Result<void> check_kind(bool read_only, Content content);
-  Result<void> lock(bool read_only) const;
   Result<void> find_block_sizes(Content content);
 
   int transfer(const Request& request) const;
@@ -64,6 +70,7 @@ class RawFile {
   bool in_memory_ = false;
   std::uint32_t memory_alignment_ = 1;  // of buffers, for O_DIRECT
   DiskInfo info_;
+  log::RateLimit log_limit_{3};
 
   // Cleared when the host's file system refuses one, so that it is asked once.
   std::atomic<bool> can_punch_{true};

@@ -1,11 +1,9 @@
 #include "devices/backend/disk/thread_engine.h"
 
-#include <pthread.h>
+#include <cerrno>
 
-#include <csignal>
-#include <system_error>
-
-#include "src/base/worker.h"
+#include "src/base/caught.h"
+#include "src/base/thread.h"
 
 namespace vmm::disk {
 
@@ -31,29 +29,25 @@ void ThreadEngine::submit(const Request& request) {
     start = waiting_.size() > idle_ && threads_.size() < kMaxThreads;
   }
   changed_.notify_one();
-  if (!start || start_thread() || !threads_.empty()) return;
+  if (!start || add_thread() || !threads_.empty()) return;
   // Not one thread to be had: the caller's own does it.
   std::lock_guard lock(mutex_);
   waiting_.pop_back();
-  done_.push_back({request.tag, perform_(request)});
+  done_.push_back({request.tag, carry_out(request)});
   done_event_.signal();
 }
 
-bool ThreadEngine::start_thread() {
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &old);  // signals belong to the main thread
-  bool started = true;
-  try {
-    threads_.emplace_back([this] {
-      set_thread_name("disk-io");
-      work();
-    });
-  } catch (const std::system_error&) {
-    started = false;
-  }
-  pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  return started;
+bool ThreadEngine::add_thread() {
+  auto thread = start_thread("disk-io", [this] { work(); });
+  if (!thread) return false;
+  threads_.push_back(std::move(*thread));
+  return true;
+}
+
+// What it throws fails this request alone.
+int ThreadEngine::carry_out(const Request& request) const {
+  const auto error = caught([&]() -> Result<int> { return perform_(request); });
+  return error.value_or(ENOMEM);
 }
 
 void ThreadEngine::work() {
@@ -66,7 +60,7 @@ void ThreadEngine::work() {
     const Request request = waiting_.front();
     waiting_.pop_front();
     lock.unlock();
-    const int error = perform_(request);
+    const int error = carry_out(request);
     lock.lock();
     done_.push_back({request.tag, error});
     if (done_.size() == 1) done_event_.signal();

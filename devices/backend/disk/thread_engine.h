@@ -36,7 +36,8 @@ class ThreadEngine {
  private:
   ThreadEngine(Perform perform, EventFd done_event)
       : perform_(std::move(perform)), done_event_(std::move(done_event)) {}
-  bool start_thread();
+  bool add_thread();
+  int carry_out(const Request& request) const;
   void work();
 
   Perform perform_;

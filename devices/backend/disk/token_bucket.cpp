@@ -47,4 +47,16 @@ std::optional<Clock::time_point> RateLimiter::admit(std::uint64_t bytes, Clock::
   return std::nullopt;
 }
 
+void RateLimiter::charge_total(std::uint64_t total) {
+  std::lock_guard lock(mutex_);
+  if (total <= total_) return;  // another thread's count was newer
+  if (bytes_) bytes_->take(total - total_);
+  total_ = total;
+}
+
+void RateLimiter::restart_total(std::uint64_t total) {
+  std::lock_guard lock(mutex_);
+  total_ = total;
+}
+
 }  // namespace vmm::disk

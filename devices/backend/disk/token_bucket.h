@@ -41,9 +41,15 @@ class RateLimiter {
   bool limits_anything() const { return bytes_ || operations_; }
   // Lets one operation of `bytes` pass and returns nothing, or returns when to ask again.
   std::optional<Clock::time_point> admit(std::uint64_t bytes, Clock::time_point now);
+  // Bytes that passed already, as a count that only grows: what it grew by since the last call is
+  // taken, and who asks next waits for it.
+  void charge_total(std::uint64_t total);
+  // The count goes on from `total`, and nothing is taken.
+  void restart_total(std::uint64_t total);
 
  private:
-  std::mutex mutex_;  // guards the buckets' content
+  std::mutex mutex_;  // guards all below
+  std::uint64_t total_ = 0;
   std::optional<TokenBucket> bytes_;
   std::optional<TokenBucket> operations_;
 };

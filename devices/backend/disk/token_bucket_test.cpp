@@ -97,5 +97,19 @@ TEST(RateLimiter, BurstPassesAtOnce) {
   EXPECT_TRUE(limiter.admit(512, kStart));
 }
 
+// A total is counted on from where it was restarted: what a disk copied before is not charged.
+TEST(RateLimiter, ChargesWhatATotalGrewBy) {
+  RateLimits limits;
+  limits.bytes_per_second = 1000;
+  limits.burst_bytes = 1000;
+  RateLimiter limiter(limits, kStart);
+  limiter.restart_total(5000);
+  limiter.charge_total(5100);
+  EXPECT_FALSE(limiter.admit(1, kStart)) << "900 are left";
+  limiter.charge_total(5050);
+  limiter.charge_total(7000);
+  EXPECT_TRUE(limiter.admit(1, kStart));
+}
+
 }  // namespace
 }  // namespace vmm::disk

@@ -15,27 +15,27 @@
 
 #include <sys/uio.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "src/base/result.h"
+#include "src/user_net/virtio_net.h"
 
 namespace vmm::net {
 
-// The size of virtio_net_hdr_v1.
-inline constexpr std::size_t kHeaderSize = 12;
-// The largest frame: header, Ethernet header with a VLAN tag, an IP packet.
-inline constexpr std::size_t kMaxFrame = kHeaderSize + 18 + 65535;
-// Header and Ethernet header: nothing shorter is a frame.
-inline constexpr std::size_t kMinFrame = kHeaderSize + 14;
+using virtio_net::kHeaderSize;
+using virtio_net::kMaxFrame;
+using virtio_net::kMinFrame;
 // What readv(2) takes.
 inline constexpr std::size_t kMaxBuffers = 1024;
 
 enum class IoState : std::uint8_t {
   ready,    // may be called again at once
   blocked,  // wait for the descriptor
-  closed,   // the other side is gone for good
+  closed,   // the other side is gone
 };
 
 struct SendResult {
@@ -56,6 +56,9 @@ class NetBackend {
  public:
   virtual ~NetBackend() = default;
 
+  // Waits for what was started with it and left to itself: the network's process.
+  virtual Result<void> wait_ready() { return {}; }
+
   virtual unsigned queue_pairs() const = 0;
   // The offloads it can do for a device: VIRTIO_NET_F_* bits of both directions.
   virtual std::uint64_t features() const = 0;
@@ -72,9 +75,20 @@ class NetBackend {
   virtual SendResult send(unsigned pair, std::span<const Frame> frames) = 0;
   // `buffers` hold at least kMaxFrame bytes together.
   virtual ReceiveResult receive(unsigned pair, std::span<const iovec> buffers) = 0;
-  // Whether the other side is gone for good, asked when fd(pair) said EPOLLERR or EPOLLHUP and
+  // Whether the other side is gone, asked when fd(pair) said EPOLLERR or EPOLLHUP and
   // receive() says `blocked`.
   virtual bool is_gone(unsigned /*pair*/) const { return false; }
+
+  // A descriptor that the thread of pair 0 waits for beside fd(0), level-triggered, and what to do
+  // when it can be read; -1: none.
+  virtual int notice_fd() const { return -1; }
+  virtual void take_notice() {}
+
+  // After the other side went: how long to wait before reopen(); nothing when it is gone for good.
+  virtual std::optional<std::chrono::milliseconds> retry_delay() { return std::nullopt; }
+  // Sets it up anew, to be started by start(); fd(0) is another descriptor then. Only for backends
+  // of one pair, by its thread, and bounded in time.
+  virtual Result<void> reopen() { return fail("this network is gone for good"); }
 };
 
 }  // namespace vmm::net

@@ -26,7 +26,7 @@ Result<MacAddress> MacAddress::parse(std::string_view text) {
   if ((mac.bytes[0] & 1) != 0) {
     return fail("'{}' is a group address: the first byte of a machine's MAC address is even", text);
   }
-  if (mac == MacAddress{}) return fail("'{}' is no machine's MAC address", text);
+  if (mac == MacAddress{}) return fail("'{}' is not the MAC address of a machine", text);
   return mac;
 }
 

@@ -6,9 +6,11 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 
+#include "src/base/log.h"
 #include "src/user_net/virtio_net.h"
 #include "src/user_net/wire.h"
 
@@ -37,7 +39,11 @@ bool wait_for(int fd, short events, std::chrono::milliseconds patience) {
 
 }  // namespace
 
-SocketBackend::SocketBackend(UniqueFd socket) : socket_(std::move(socket)) {
+SocketBackend::SocketBackend(UniqueFd socket) { adopt(std::move(socket)); }
+
+void SocketBackend::adopt(UniqueFd socket) {
+  socket_ = std::move(socket);
+  ready_ = closed_ = false;
   // Failing, they leave what the host gives by default.
   (void)::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof kSocketBuffer);
   const int flags = ::fcntl(socket_.get(), F_GETFL);
@@ -48,7 +54,7 @@ Result<std::unique_ptr<SocketBackend>> SocketBackend::connect(const std::string&
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail("network socket '{}': a path of 1 to {} bytes is right", path,
+    return fail("invalid network socket '{}': expected a path of 1 to {} bytes", path,
                 sizeof address.sun_path - 1);
   }
   std::memcpy(address.sun_path, path.data(), path.size());
@@ -76,23 +82,30 @@ Result<void> SocketBackend::wait_ready(std::chrono::milliseconds patience) {
   if (hello.magic != user_net::Hello::kMagic) {
     return fail("what answers at the network socket is not a network process");
   }
-  if (hello.failed != 0) {
-    return fail("{}",
-                std::string_view(message.data(), static_cast<std::size_t>(n)).substr(sizeof hello));
+  const auto text =
+      std::string_view(message.data(), static_cast<std::size_t>(n)).substr(sizeof hello);
+  if (hello.failed != 0) return fail("{}", text);
+  static std::atomic_flag said;  // the same of each network, and of each that is started again
+  if (!text.empty() && !said.test_and_set()) {
+    // check: unlimited-log allowed, once
+    log::warn("network process: {}", text);
   }
   ready_ = true;
   return {};
 }
 
 std::uint64_t SocketBackend::features() const {
-  return virtio_net::kCsum | virtio_net::kGuestCsum | virtio_net::kHostTso4 |
-         virtio_net::kHostTso6 | virtio_net::kGuestTso4 | virtio_net::kGuestTso6;
+  return virtio_net::kOffloads & ~(virtio_net::kHostEcn | virtio_net::kGuestEcn);
 }
 
 Result<void> SocketBackend::send_control(bool active, std::uint64_t features) const {
   const user_net::Control control{.active = active ? 1u : 0u, .features = features};
+  return send_message(&control, sizeof control);
+}
+
+Result<void> SocketBackend::send_message(const void* message, std::size_t size) const {
   for (;;) {
-    if (::send(socket_.get(), &control, sizeof control, MSG_NOSIGNAL) >= 0) return {};
+    if (::send(socket_.get(), message, size, MSG_NOSIGNAL) >= 0) return {};
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return fail_errno("the network process is gone");
     if (!wait_for(socket_.get(), POLLOUT, kControlPatience)) {

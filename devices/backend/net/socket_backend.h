@@ -27,7 +27,8 @@ class SocketBackend : public NetBackend {
 
   // Waits for the other side's Hello; its error when it could not be set up. The second call
   // returns at once.
-  Result<void> wait_ready(std::chrono::milliseconds patience = std::chrono::seconds(10));
+  Result<void> wait_ready() override { return wait_ready(std::chrono::seconds(10)); }
+  Result<void> wait_ready(std::chrono::milliseconds patience);
 
   unsigned queue_pairs() const override { return 1; }
   std::uint64_t features() const override;
@@ -44,6 +45,10 @@ class SocketBackend : public NetBackend {
  protected:
   // The other side is gone; called once.
   virtual void closed() {}
+  // Goes on with another socket, whose Hello is yet to come.
+  void adopt(UniqueFd socket);
+  // Waits a little where the other side is slow.
+  Result<void> send_message(const void* message, std::size_t size) const;
   void shut() { socket_.reset(); }
 
  private:

@@ -163,7 +163,7 @@ UniqueFd receive_descriptor(int socket) {
 }
 
 struct Ports {
-  std::uint16_t ipv4, ipv6, published;
+  std::uint16_t ipv4, ipv6, published, published6;
 };
 
 int be_guest(int socket, Ports ports) {
@@ -188,7 +188,15 @@ int be_guest(int socket, Ports ports) {
   ::inet_pton(AF_INET6, "fec0::2", &gateway6.sin6_addr);
   gateway6.sin6_port = htons(ports.ipv6);
   const auto out6 = connect_patiently(reinterpret_cast<sockaddr*>(&gateway6), sizeof gateway6);
-  return out6 && exchange(out6.get()) ? 0 : 3;
+  if (!out6 || !exchange(out6.get())) return 3;
+  sockaddr_in6 any6{};
+  any6.sin6_family = AF_INET6;
+  any6.sin6_port = htons(81);
+  const auto server6 = listen_at(reinterpret_cast<sockaddr*>(&any6), sizeof any6);
+  const char ready = 1;
+  if (::send(socket, &ready, 1, 0) != 1) return 4;
+  const UniqueFd in6(::accept(server6.get(), nullptr, nullptr));
+  return exchange(in6.get()) ? 0 : 4;
 }
 
 // --- The host -----------------------------------------------------------------------------------
@@ -229,10 +237,14 @@ void exchange_with_guest(std::uint64_t features) {
   const bool ipv6 =
       ::bind(server6.get(), reinterpret_cast<sockaddr*>(&loopback6), sizeof loopback6) == 0 &&
       ::listen(server6.get(), 8) == 0;
-  std::uint16_t published = 0;
+  std::uint16_t published = 0, published6 = 0;
   {
     const auto finder = listen_at(reinterpret_cast<sockaddr*>(&loopback), sizeof loopback);
     published = port_of(finder);
+    if (ipv6) {
+      const auto finder6 = listen_at(reinterpret_cast<sockaddr*>(&loopback6), sizeof loopback6);
+      published6 = port_of(finder6);
+    }
   }
   int sockets[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
@@ -241,7 +253,8 @@ void exchange_with_guest(std::uint64_t features) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    const Ports ports{port_of(server), ipv6 ? port_of(server6) : std::uint16_t{0}, published};
+    const Ports ports{port_of(server), ipv6 ? port_of(server6) : std::uint16_t{0}, published,
+                      published6};
     ::_exit(be_guest(other.get(), ports));
   }
   other.reset();
@@ -255,7 +268,12 @@ void exchange_with_guest(std::uint64_t features) {
   ASSERT_TRUE(tap) << tap.error().message();
   user_net::Config config;
   config.ipv6 = ipv6;
+  config.host_loopback = true;
   config.forwards = {{.host_port = published, .guest_port = 80}};
+  if (ipv6) {
+    config.forwards.push_back(
+        {.host = user_net::ipv6(0, 1), .host_port = published6, .guest_port = 81});
+  }
   auto network = UserNetwork::spawn(config);
   ASSERT_TRUE(network);
   ASSERT_TRUE((*tap)->start(features));
@@ -272,11 +290,18 @@ void exchange_with_guest(std::uint64_t features) {
   if (ipv6) {
     const UniqueFd from_guest6(::accept(server6.get(), nullptr, nullptr));
     EXPECT_TRUE(exchange(from_guest6.get()));
+    char ready = 0;
+    ASSERT_EQ(::recv(own.get(), &ready, 1, 0), 1);
+    loopback6.sin6_port = htons(published6);
+    const auto to_guest6 =
+        connect_patiently(reinterpret_cast<sockaddr*>(&loopback6), sizeof loopback6);
+    EXPECT_TRUE(exchange(to_guest6.get()));
   }
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 0) << "1: to the gateway, 2: by the published port, 3: IPv6";
+  EXPECT_EQ(WEXITSTATUS(status), 0)
+      << "1: to the gateway, 2: by the published port, 3: IPv6, 4: both";
 }
 
 TEST(UserNetworkTcpTest, MegabytesBothWaysWithOffloads) {

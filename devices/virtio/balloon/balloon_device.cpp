@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 
 #include "devices/virtio/balloon/state.h"
 #include "src/base/text.h"
@@ -18,6 +19,8 @@ constexpr std::size_t kPagesPerTurn = BalloonDevice::kMaxPages;
 constexpr std::size_t kChainCost = 64;
 
 constexpr auto kPatience = std::chrono::seconds(3);
+// How long metrics() waits for the guest.
+constexpr auto kMetricsPatience = std::chrono::milliseconds(200);
 
 // Configuration space (5.5.4), without the fields of features that are not offered.
 struct [[gnu::packed]] Config {
@@ -81,41 +84,50 @@ Result<void> BalloonDevice::activate(Activation activation) {
   if (activation.queues.size() != kQueues) {
     return fail("a balloon has {} queues, not {}", kQueues, activation.queues.size());
   }
-  std::vector<Served> queues(kQueues);
-  for (std::size_t i = 0; i < kQueues; ++i) queues[i].active = std::move(activation.queues[i]);
-  queues[0].role = Role::inflate;
-  queues[1].role = Role::deflate;
-  std::size_t free = kStatisticsQueue;
-  if ((activation.features & kFeatureStatistics) != 0) queues[free++].role = Role::statistics;
-  // The specification numbers queues as though all features were there (reporting is 4), Linux
-  // leaves no gaps (3, as page hinting is not offered): the last one that the driver enabled.
-  if ((activation.features & kFeatureReporting) != 0) {
-    for (std::size_t i = kQueues; i-- > free;) {
-      if (!queues[i].active) continue;
-      queues[i].role = Role::reporting;
-      break;
-    }
-  }
   Result<void> result;
   loop_.call([&] {
-    std::vector<int> watched;
-    for (std::size_t i = 0; i < kQueues && result; ++i) {
-      if (!queues[i].active) continue;
-      const int fd = queues[i].active->kick->fd();
-      result = loop_.watch(fd, EPOLLIN | EPOLLET, [this, i](std::uint32_t) { serve(i); });
-      if (result) watched.push_back(fd);
+    std::vector<Slot> slots(kQueues);
+    for (std::size_t i = 0; i < kQueues; ++i) {
+      const auto role = slots[i].role = role_of(i, activation);
+      auto& active = activation.queues[i];
+      if (!active) continue;
+      if (role == Role::unused) {
+        slots[i].idle = std::move(active->queue);
+        continue;
+      }
+      slots[i].served = std::make_unique<ServedQueue>(
+          loop_, static_cast<std::uint16_t>(i), std::move(*active), *activation.interrupts,
+          kPagesPerTurn, [this, role](Chain& chain) { return handle(role, chain); },
+          [this](std::string_view reason) { break_device(reason); });
+      result = slots[i].served->watch();
+      if (!result) return;
     }
-    if (!result) {
-      for (const int fd : watched) loop_.forget(fd);
-      return;
-    }
-    queues_ = std::move(queues);
+    queues_ = std::move(slots);
     interrupts_ = activation.interrupts;
     broken_ = false;
     active_ = true;
-    for (std::size_t i = 0; i < kQueues; ++i) serve(i);  // what waited for a restore or a start
+    for (auto& slot : queues_) {
+      if (slot.served) slot.served->serve();  // what waited for a restore or a start
+    }
   });
   return result;
+}
+
+// The specification numbers queues as though all features were there (reporting is 4), Linux leaves
+// no gaps (3, as page hinting is not offered): reporting has the last one that the driver enabled.
+BalloonDevice::Role BalloonDevice::role_of(std::size_t index, const Activation& activation) const {
+  const bool statistics = (activation.features & kFeatureStatistics) != 0;
+  const std::size_t free = kStatisticsQueue + (statistics ? 1 : 0);
+  if (index == 0) return Role::inflate;
+  if (index == 1) return Role::deflate;
+  if (index < free) return Role::statistics;
+  if ((activation.features & kFeatureReporting) == 0 || !activation.queues[index]) {
+    return Role::unused;
+  }
+  for (std::size_t i = index + 1; i < kQueues; ++i) {
+    if (activation.queues[i]) return Role::unused;
+  }
+  return Role::reporting;
 }
 
 std::vector<std::optional<Queue>> BalloonDevice::deactivate() {
@@ -124,14 +136,11 @@ std::vector<std::optional<Queue>> BalloonDevice::deactivate() {
     if (!active_) return;
     // Back into its ring, so that whoever continues finds it there.
     if (statistics_chain_) {
-      queues_[kStatisticsQueue].active->queue.unpop(std::move(*statistics_chain_));
+      queues_[kStatisticsQueue].served->queue().unpop(std::move(*statistics_chain_));
       statistics_chain_.reset();
     }
-    for (auto& served : queues_) {
-      auto& queue = returned.emplace_back();
-      if (!served.active) continue;
-      loop_.forget(served.active->kick->fd());
-      queue = std::move(served.active->queue);
+    for (auto& slot : queues_) {
+      returned.push_back(slot.served ? slot.served->stop() : std::move(slot.idle));
     }
     queues_.clear();
     interrupts_ = nullptr;
@@ -141,64 +150,33 @@ std::vector<std::optional<Queue>> BalloonDevice::deactivate() {
   return returned;
 }
 
-void BalloonDevice::serve(std::size_t index) {
-  if (!active_ || broken_) return;
-  auto& served = queues_[index];
-  if (!served.active || served.role == Role::unused) return;
-  const auto more = serve_turn(served);
-  if (!more) {
-    broken_ = true;
-    interrupts_->needs_reset(more.error().message());
-    return;
+void BalloonDevice::break_device(std::string_view reason) {
+  broken_ = true;
+  for (auto& slot : queues_) {
+    if (slot.served) slot.served->give_up();
   }
-  if (served.active->queue.take_notification()) {
-    interrupts_->queue_used(static_cast<std::uint16_t>(index));
-  }
-  if (*more) served.active->kick->signal();  // to be back after the loop's other tasks
+  interrupts_->needs_reset(reason);
 }
 
-// True when chains are left for the next turn.
-Result<bool> BalloonDevice::serve_turn(Served& served) {
-  auto& queue = served.active->queue;
-  queue.disable_kicks();
-  std::size_t cost = 0;
-  for (;;) {
-    auto chain = TRY(queue.pop());
-    if (!chain) {
-      if (!queue.enable_kicks()) return false;
-      continue;
-    }
-    cost += TRY(handle(served, std::move(*chain)));
-    if (cost >= kPagesPerTurn) return true;
-  }
-}
-
-Result<std::size_t> BalloonDevice::handle(Served& served, Chain chain) {
-  auto& queue = served.active->queue;
-  std::size_t pages = 0;
-  switch (served.role) {
+// Costs are pages: what a turn is measured in.
+Handled BalloonDevice::handle(Role role, Chain& chain) {
+  switch (role) {
     case Role::inflate:
-      pages = TRY(inflate(chain));
-      break;
+      return inflate(chain);
     case Role::reporting:
-      pages = report(chain);
-      break;
+      return report(chain);
     case Role::statistics:
-      keep_statistics(queue, std::move(chain));
-      return kChainCost;
+      return keep_statistics(chain);
     case Role::deflate:  // the pages come back when the guest touches them
     case Role::unused:
       break;
   }
-  queue.push(std::move(chain), 0);
-  return pages + kChainCost;
+  return Handled::used(0, kChainCost);
 }
 
-Result<std::size_t> BalloonDevice::inflate(const Chain& chain) {
+Handled BalloonDevice::inflate(const Chain& chain) {
   const std::uint64_t count = chain.readable_size() / sizeof(std::uint32_t);
-  if (count > kMaxPages) {
-    return fail("{} pages in one request of the balloon; {} are the most", count, kMaxPages);
-  }
+  if (count > kMaxPages) return Handled::refused("more pages in one request than a balloon takes");
   std::vector<std::uint32_t> pages(count);
   (void)copy_from_buffers(chain.readable(), 0, std::as_writable_bytes(std::span(pages)));
   // Neighbours together: one call for a range, and huge pages of the host go whole.
@@ -211,10 +189,10 @@ Result<std::size_t> BalloonDevice::inflate(const Chain& chain) {
     given += give_back(GuestAddress{first * kPageSize}, (end - first) * kPageSize);
   }
   inflated_bytes_.fetch_add(given, std::memory_order_relaxed);
-  return count;
+  return Handled::used(0, count + kChainCost);
 }
 
-std::size_t BalloonDevice::report(const Chain& chain) {
+Handled BalloonDevice::report(const Chain& chain) {
   std::uint64_t given = 0;
   for (const auto& buffer : chain.writable()) {
     const auto at = reinterpret_cast<std::uintptr_t>(buffer.iov_base);
@@ -225,7 +203,7 @@ std::size_t BalloonDevice::report(const Chain& chain) {
     }
   }
   reported_bytes_.fetch_add(given, std::memory_order_relaxed);
-  return chain.writable().size();
+  return Handled::used(0, chain.writable().size() + kChainCost);
 }
 
 // The part of [address, address + length) that is RAM; returns its size.
@@ -245,16 +223,19 @@ std::uint64_t BalloonDevice::give_back(GuestAddress address, std::uint64_t lengt
   return given;
 }
 
-void BalloonDevice::keep_statistics(Queue& queue, Chain chain) {
+Handled BalloonDevice::keep_statistics(Chain& chain) {
   const auto statistics = parse_statistics(chain.readable());
   // A driver keeps one buffer here; of one that gives more, the latest counts.
-  if (statistics_chain_) queue.push(std::move(*statistics_chain_), 0);
+  if (statistics_chain_) {
+    queues_[kStatisticsQueue].served->queue().push(std::move(*statistics_chain_), 0);
+  }
   statistics_chain_.emplace(std::move(chain));
   {
     std::lock_guard lock(statistics_mutex_);
     last_statistics_ = statistics;
   }
   answer_waiters(statistics);
+  return Handled::kept(kChainCost);
 }
 
 Result<void> BalloonDevice::set_target(std::uint64_t bytes) {
@@ -270,7 +251,7 @@ Result<void> BalloonDevice::set_target(std::uint64_t bytes) {
   return {};
 }
 
-BalloonStatus BalloonDevice::status() const {
+BalloonAmounts BalloonDevice::amounts() const {
   constexpr auto relaxed = std::memory_order_relaxed;
   return {std::uint64_t{target_pages_.load(relaxed)} * kPageSize,
           std::uint64_t{actual_pages_.load(relaxed)} * kPageSize, inflated_bytes_.load(relaxed),
@@ -293,7 +274,7 @@ void BalloonDevice::request_statistics(StatisticsCallback callback) {
 }
 
 void BalloonDevice::ask_statistics(StatisticsCallback callback) {
-  const bool served = active_ && !broken_ && queues_[kStatisticsQueue].active &&
+  const bool served = active_ && !broken_ && queues_[kStatisticsQueue].served &&
                       queues_[kStatisticsQueue].role == Role::statistics;
   if (!served) {
     callback(fail("the guest has no balloon driver that tells statistics"));
@@ -311,12 +292,10 @@ void BalloonDevice::ask_statistics(StatisticsCallback callback) {
   waiters_.push_back({id, timer, std::move(callback)});
   // Giving the buffer back is the question; the driver fills it and offers it again (5.5.6.4).
   if (!statistics_chain_) return;
-  auto& queue = queues_[kStatisticsQueue].active->queue;
-  queue.push(std::move(*statistics_chain_), 0);
+  auto& served_queue = *queues_[kStatisticsQueue].served;
+  served_queue.queue().push(std::move(*statistics_chain_), 0);
   statistics_chain_.reset();
-  if (queue.take_notification()) {
-    interrupts_->queue_used(static_cast<std::uint16_t>(kStatisticsQueue));
-  }
+  served_queue.notify();
 }
 
 void BalloonDevice::answer_waiters(const Result<BalloonStatistics>& answer) {
@@ -326,6 +305,26 @@ void BalloonDevice::answer_waiters(const Result<BalloonStatistics>& answer) {
     loop_.cancel_timer(waiter.timer);
     waiter.callback(answer);
   }
+}
+
+NamedValues BalloonDevice::metrics() {
+  const auto answered = std::make_shared<std::promise<void>>();
+  request_statistics([answered](const auto&) { answered->set_value(); });
+  (void)answered->get_future().wait_for(kMetricsPatience);
+  NamedValues guest;
+  if (const auto statistics = last_statistics()) {
+    for (std::size_t i = 0; i < kBalloonStatisticNames.size(); ++i) {
+      if (const auto value = statistics->values[i]) {
+        guest.push_back({std::string(kBalloonStatisticNames[i]), *value});
+      }
+    }
+  }
+  const auto a = amounts();
+  return {{"target_bytes", a.target_bytes},
+          {"actual_bytes", a.actual_bytes},
+          {"inflated_bytes", a.inflated_bytes},
+          {"reported_bytes", a.reported_bytes},
+          {"guest", std::move(guest)}};
 }
 
 void BalloonDevice::save(state::Sections& sections, std::string_view name) const {

@@ -16,20 +16,21 @@
 
 #include "devices/virtio/balloon/balloon_statistics.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/served_queue.h"
 #include "src/base/event_loop.h"
 #include "src/base/log.h"
 #include "src/hypervisor/memory/guest_memory.h"
 
 namespace vmm::virtio {
 
-struct BalloonStatus {
+struct BalloonAmounts {
   std::uint64_t target_bytes = 0;    // what the guest is to give up
   std::uint64_t actual_bytes = 0;    // what it says that it gave up
   std::uint64_t inflated_bytes = 0;  // given back by inflation, all in all
   std::uint64_t reported_bytes = 0;  // given back by free page reporting, all in all
 };
 
-class BalloonDevice : public Device {
+class BalloonDevice : public Device, public MemoryTarget {
  public:
   using StatisticsCallback = std::function<void(Result<BalloonStatistics>)>;
 
@@ -54,19 +55,23 @@ class BalloonDevice : public Device {
   std::vector<std::optional<Queue>> deactivate() override;
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
+  // With what the guest says now, or said last if it does not answer in time.
+  NamedValues metrics() override;
+  MemoryTarget* memory_target() override { return this; }
 
-  // Any thread. Error: more than the machine has.
-  Result<void> set_target(std::uint64_t bytes);
-  BalloonStatus status() const;
+  // Any thread.
+  Result<void> set_target(std::uint64_t bytes) override;
+  BalloonAmounts amounts() const;
   // Asks the guest; `callback` is called once, on the loop's thread, within three seconds.
   void request_statistics(StatisticsCallback callback);
   std::optional<BalloonStatistics> last_statistics() const;
 
  private:
   enum class Role : std::uint8_t { unused, inflate, deflate, statistics, reporting };
-  struct Served {
-    std::optional<ActiveQueue> active;
+  struct Slot {
     Role role = Role::unused;
+    std::unique_ptr<ServedQueue> served;
+    std::optional<Queue> idle;  // enabled, and of no use here
   };
   struct Waiter {
     std::uint64_t id = 0;
@@ -74,13 +79,12 @@ class BalloonDevice : public Device {
     StatisticsCallback callback;
   };
 
-  void serve(std::size_t index);
-  Result<bool> serve_turn(Served& served);
-  // The cost of the chain, in pages: what a turn is measured in.
-  Result<std::size_t> handle(Served& served, Chain chain);
-  Result<std::size_t> inflate(const Chain& chain);
-  std::size_t report(const Chain& chain);
-  void keep_statistics(Queue& queue, Chain chain);
+  Role role_of(std::size_t index, const Activation& activation) const;
+  Handled handle(Role role, Chain& chain);
+  Handled inflate(const Chain& chain);
+  Handled report(const Chain& chain);
+  Handled keep_statistics(Chain& chain);
+  void break_device(std::string_view reason);
   void ask_statistics(StatisticsCallback callback);
   void answer_waiters(const Result<BalloonStatistics>& answer);
   std::uint64_t give_back(GuestAddress address, std::uint64_t length);
@@ -101,7 +105,7 @@ class BalloonDevice : public Device {
   bool active_ = false;
   bool broken_ = false;
   Interrupts* interrupts_ = nullptr;
-  std::vector<Served> queues_;
+  std::vector<Slot> queues_;
   std::optional<Chain> statistics_chain_;  // kept until the guest is to be asked again
   std::vector<Waiter> waiters_;
   std::uint64_t next_waiter_ = 1;

@@ -97,12 +97,12 @@ TEST_F(BalloonTest, TargetReachesTheDriver) {
   EXPECT_EQ(pages, 768u);
   const std::uint32_t actual = 700;
   balloon().write_config(4, std::as_bytes(std::span(&actual, 1)));
-  EXPECT_EQ(balloon().status().target_bytes, 3u << 20);
-  EXPECT_EQ(balloon().status().actual_bytes, 700u * 4096u);
+  EXPECT_EQ(balloon().amounts().target_bytes, 3u << 20);
+  EXPECT_EQ(balloon().amounts().actual_bytes, 700u * 4096u);
   const std::uint32_t ignored = 1;
   balloon().write_config(0, std::as_bytes(std::span(&ignored, 1)));
-  EXPECT_EQ(balloon().status().target_bytes, 3u << 20) << "the driver does not set the target";
-  EXPECT_EQ(balloon().status().actual_bytes, 700u * 4096u);
+  EXPECT_EQ(balloon().amounts().target_bytes, 3u << 20) << "the driver does not set the target";
+  EXPECT_EQ(balloon().amounts().actual_bytes, 700u * 4096u);
 }
 
 TEST_F(BalloonTest, RefusesMoreThanThereIs) {
@@ -124,7 +124,7 @@ TEST_F(BalloonTest, InflationGivesPagesBack) {
   EXPECT_FALSE(is_zero(block + 4 * 4096, 4096));
   EXPECT_TRUE(is_zero(block + 5 * 4096, 2 * 4096));
   EXPECT_FALSE(is_zero(block + 7 * 4096, 4096));
-  EXPECT_EQ(balloon().status().inflated_bytes, 5u * 4096u);
+  EXPECT_EQ(balloon().amounts().inflated_bytes, 5u * 4096u);
   deflate_.add({readable(page_list({first, first + 1}))});
   EXPECT_TRUE(answers(deflate_));
 }
@@ -146,7 +146,7 @@ TEST_F(BalloonTest, PagesOutsideOfMemoryAreIgnored) {
   activate();
   inflate_.add({readable(page_list({4095, 4096, 4097, 0xffff'ffff, 0xffff'fffe}))});
   ASSERT_TRUE(answers(inflate_));
-  EXPECT_EQ(balloon().status().inflated_bytes, 4096u);
+  EXPECT_EQ(balloon().amounts().inflated_bytes, 4096u);
   EXPECT_FALSE(interrupts_.is_reset_needed());
 }
 
@@ -169,7 +169,7 @@ TEST_F(BalloonTest, ReportedRangesAreGivenBack) {
   EXPECT_TRUE(is_zero(a, 4 * 4096));
   EXPECT_TRUE(is_zero(b, 4096));
   EXPECT_FALSE(is_zero(b + 4096, 4096));
-  EXPECT_EQ(balloon().status().reported_bytes, 5u * 4096u);
+  EXPECT_EQ(balloon().amounts().reported_bytes, 5u * 4096u);
 }
 
 // Where Linux puts the queue, with statistics and without.

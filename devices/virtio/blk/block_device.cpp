@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "devices/backend/disk/copied_disk.h"
 #include "devices/virtio/blk/state.h"
 
 namespace vmm::virtio {
@@ -14,12 +15,12 @@ constexpr std::uint16_t kMinQueueSize = 4;
 
 Result<void> check(const disk::DiskConfig& config) {
   if (config.queues == 0 || config.queues > disk::kMaxQueues) {
-    return fail("disk '{}': {} queues; from 1 to {} are possible", config.path, config.queues,
+    return fail("disk '{}': invalid queues {}: expected 1 to {}", config.path, config.queues,
                 disk::kMaxQueues);
   }
   if (!std::has_single_bit(config.queue_size) || config.queue_size < kMinQueueSize ||
       config.queue_size > kMaxQueueSize) {
-    return fail("disk '{}': a queue size of {}; a power of two from {} to {} is possible",
+    return fail("disk '{}': invalid queue size {}: expected a power of two from {} to {}",
                 config.path, config.queue_size, kMinQueueSize, kMaxQueueSize);
   }
   if (config.serial.size() > disk::kMaxSerial) {
@@ -72,6 +73,8 @@ BlockDevice::BlockDevice(std::unique_ptr<disk::Disk> disk, const disk::DiskConfi
                          std::string name)
     : disk_(std::move(disk)),
       name_(std::move(name)),
+      shown_(config.label.empty() ? config.path : config.label),
+      read_only_(config.read_only),
       queues_(config.queues),
       queue_size_(config.queue_size),
       config_(make_config(disk_->info(), config)),
@@ -127,11 +130,31 @@ std::vector<std::optional<Queue>> BlockDevice::deactivate() {
   return queues;
 }
 
-void BlockDevice::replace_disk(
-    const std::function<std::unique_ptr<disk::Disk>(std::unique_ptr<disk::Disk>)>& replace) {
-  disk_ = replace(std::move(disk_));
-  shared_.disk = disk_.get();
+disk::CopiedDisk* BlockDevice::copied_disk() {
+  if (copied_ == nullptr) {
+    auto wrapper = disk::CopiedDisk::over(std::move(disk_));
+    copied_ = wrapper.get();
+    disk_ = std::move(wrapper);
+    shared_.disk = disk_.get();
+    shared_.limiter.restart_total(disk_->copied_bytes());
+  }
+  return copied_;
 }
+
+NamedValues BlockDevice::metrics() {
+  const auto s = statistics();
+  return {{"reads", s.reads},
+          {"writes", s.writes},
+          {"flushes", s.flushes},
+          {"discards", s.discards},
+          {"write_zeroes", s.write_zeroes},
+          {"bytes_read", s.bytes_read},
+          {"bytes_written", s.bytes_written},
+          {"errors", s.errors},
+          {"throttled", s.throttled}};
+}
+
+NamedValues BlockDevice::status() const { return {{"path", shown_}, {"read_only", read_only_}}; }
 
 void BlockDevice::save(state::Sections& sections, std::string_view name) const {
   const auto& info = disk_->info();

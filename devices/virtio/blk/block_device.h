@@ -4,7 +4,6 @@
 //   auto device = TRY(BlockDevice::create({.path = "root.img"}, "blk0"));
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,11 +36,11 @@ class BlockDevice : public Device {
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
 
-  disk::Disk& disk() { return *disk_; }
-  // While suspended: puts a wrapper around the disk, or another of the same content in its place.
-  // `replace` takes the disk and returns what serves from now on.
-  void replace_disk(
-      const std::function<std::unique_ptr<disk::Disk>(std::unique_ptr<disk::Disk>)>& replace);
+  NamedValues metrics() override;
+  NamedValues status() const override;
+  disk::CopiedDisk* copied_disk() override;
+
+  const disk::Disk& disk() const { return *disk_; }
   // Any thread.
   BlockStatistics statistics() const { return shared_.counters.snapshot(); }
 
@@ -55,7 +54,10 @@ class BlockDevice : public Device {
   BlockDevice(std::unique_ptr<disk::Disk> disk, const disk::DiskConfig& config, std::string name);
 
   std::unique_ptr<disk::Disk> disk_;
+  disk::CopiedDisk* copied_ = nullptr;  // disk_, once it is one
   std::string name_;
+  const std::string shown_;  // what status calls the disk
+  const bool read_only_;     // as it was asked for
   std::uint16_t queues_;
   std::uint16_t queue_size_;
   blk::Config config_;

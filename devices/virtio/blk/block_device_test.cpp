@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 #include <random>
 #include <thread>
 
+#include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/temporary_file.h"
 #include "devices/virtio/device_suite_test.h"
 
@@ -32,7 +35,7 @@ struct Answer {
   std::string data;
 };
 
-// A device with its driver. The guest's memory is 64 MiB, as buffers are never reused.
+// A device with its driver. The guest's memory is 128 MiB, as buffers are never reused.
 class BlockRig {
  public:
   explicit BlockRig(DiskConfig config = {}, const char* parent = test::kOnDisk,
@@ -44,6 +47,9 @@ class BlockRig {
     for (std::uint16_t i = 0; i < queues; ++i) {
       queues_.push_back(std::make_unique<DriverQueue>(ram_, 256));
     }
+  }
+  explicit BlockRig(std::unique_ptr<BlockDevice> device) : device_(std::move(device)) {
+    queues_.push_back(std::make_unique<DriverQueue>(ram_, 256));
   }
   ~BlockRig() { (void)device_->deactivate(); }
 
@@ -109,7 +115,7 @@ class BlockRig {
  private:
   TemporaryDirectory directory_;
   std::string path_;
-  test::GuestRam ram_{64u << 20};
+  test::GuestRam ram_{128u << 20};
   TestInterrupts interrupts_;
   std::unique_ptr<BlockDevice> device_;
   std::vector<std::unique_ptr<DriverQueue>> queues_;
@@ -499,6 +505,169 @@ TEST(BlockDevice, KeepsToItsRateLimit) {
   EXPECT_GE(rig.device().statistics().throttled, 1u);
 }
 
+// Time that the limit of a disk takes for a read, when what was done before is charged.
+void expect_next_read_waits(BlockRig& rig) {
+  EXPECT_EQ(rig.device().statistics().throttled, 0u);
+  EXPECT_EQ(rig.read(0, 512).status, Status::ok);
+  EXPECT_GE(rig.device().statistics().throttled, 1u);
+}
+
+TEST(BlockDevice, ZeroesAndDiscardsCostTheirLength) {
+  for (const auto type : {kTypeDiscard, kTypeWriteZeroes}) {
+    DiskConfig config;
+    config.limits.bytes_per_second = 10 * kSize;
+    config.limits.burst_bytes = 1;
+    BlockRig rig(config);
+    rig.activate();
+    EXPECT_EQ(rig.segments(type, {{0, kSectors / 2, 0}, {kSectors / 2, kSectors / 2, 0}}),
+              Status::ok);
+    expect_next_read_waits(rig);
+  }
+}
+
+// A sector written to a new cluster copies the rest of it from the file behind.
+TEST(BlockDevice, WhatIsCopiedForTheGuestCosts) {
+  const TemporaryDirectory directory;
+  directory.file("base", kSize);
+  DiskConfig config{.path = directory.path() + "/top", .format = disk::ImageFormat::qcow2};
+  ASSERT_TRUE(disk::qcow2::create_image(
+      {.path = config.path, .backing_path = "base", .backing_format = disk::ImageFormat::raw}));
+  constexpr std::uint64_t kCopied = (64u << 10) - 512;
+  config.limits.bytes_per_second = 10 * kCopied;  // a tenth of a second for one copy
+  config.limits.burst_bytes = 1;
+  BlockRig rig(std::move(BlockDevice::create(config, "blk0").value()));
+  rig.activate();
+  // From before the write: this thread may be late to see its end.
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(rig.write(10, std::string(512, 'w')), Status::ok);
+  EXPECT_EQ(rig.device().disk().copied_bytes(), kCopied);
+  EXPECT_EQ(rig.read(10, 512).data, std::string(512, 'w'));
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(80));
+}
+
+TEST(BlockDevice, FailuresAreNotAllLogged) {
+  blk::FailureLog failures;
+  std::size_t lines = 0;
+  for (unsigned i = 1; i <= 1u << 20; ++i) {
+    const auto count = failures.note();
+    if (!count) continue;
+    EXPECT_EQ(*count, i);
+    ++lines;
+  }
+  EXPECT_EQ(lines, 10u + 17u);  // 16, 32, ... 2^20
+}
+
+// A disk that works on what it is given until it is told to complete it.
+class HeldDisk : public disk::Disk {
+ public:
+  const disk::DiskInfo& info() const override { return info_; }
+  const std::string& name() const override { return name_; }
+  std::unique_ptr<disk::Channel> open_channel(EventLoop& loop,
+                                              std::function<void()> ready) override {
+    loop_ = &loop;
+    ready_ = std::move(ready);
+    return std::make_unique<HeldChannel>(*this);
+  }
+  Result<void> sync() override { return {}; }
+  Result<void> read(std::uint64_t, std::span<std::byte>) override { return {}; }
+
+  // False when so many did not come.
+  bool wait_held(std::size_t count) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(10), [&] { return held_.size() >= count; });
+  }
+  std::uint64_t most_bytes() {
+    std::lock_guard lock(mutex_);
+    return most_bytes_;
+  }
+  std::size_t complete() {
+    std::lock_guard lock(mutex_);
+    const std::size_t count = held_.size();
+    for (const auto& request : held_) done_.push_back({request.tag, 0});
+    held_.clear();
+    bytes_ = 0;
+    loop_->post(ready_);
+    return count;
+  }
+
+ private:
+  struct HeldChannel : disk::Channel {
+    explicit HeldChannel(HeldDisk& d) : disk(d) {}
+    void submit(const disk::Request& request) override {
+      std::lock_guard lock(disk.mutex_);
+      disk.held_.push_back(request);
+      disk.bytes_ += request.length;
+      disk.most_bytes_ = std::max(disk.most_bytes_, disk.bytes_);
+      disk.changed_.notify_all();
+    }
+    void commit() override {}
+    std::span<const disk::Completion> reap() override {
+      std::lock_guard lock(disk.mutex_);
+      reaped.swap(disk.done_);
+      disk.done_.clear();
+      return reaped;
+    }
+    void wait() override { disk.complete(); }
+    HeldDisk& disk;
+    std::vector<disk::Completion> reaped;
+  };
+
+  disk::DiskInfo info_{.size = 1ull << 40, .can_discard = true, .can_write_zeroes = true};
+  std::string name_ = "held";
+  EventLoop* loop_ = nullptr;
+  std::function<void()> ready_;
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::vector<disk::Request> held_;
+  std::vector<disk::Completion> done_;
+  std::uint64_t bytes_ = 0, most_bytes_ = 0;
+};
+
+// What a stop of the machine waits for has a bound, however much the guest asks for.
+TEST(BlockDevice, BytesInFlightAreBounded) {
+  auto owned = std::make_unique<HeldDisk>();
+  auto& held = *owned;
+  BlockRig rig(std::move(BlockDevice::create(std::move(owned), {}, "blk0").value()));
+  rig.activate();
+  constexpr std::uint32_t kMebibyte = 1u << 20;
+  constexpr std::size_t kReads = 75, kFit = blk::kMaxInFlight / kMebibyte;
+  for (std::size_t i = 0; i < kReads; ++i) {
+    rig.queue().add({BlockRig::header(kTypeIn), writable(kMebibyte), writable(1)});
+  }
+  rig.queue().kick();
+  ASSERT_TRUE(held.wait_held(kFit));
+  EXPECT_EQ(held.most_bytes(), blk::kMaxInFlight);
+  for (std::size_t done = 0; done < kReads;) {
+    ASSERT_TRUE(held.wait_held(1));
+    for (std::size_t count = held.complete(); count > 0; --count, ++done) {
+      ASSERT_TRUE(rig.queue().wait_used());
+    }
+  }
+  EXPECT_EQ(held.most_bytes(), blk::kMaxInFlight);
+  // What is more than that by itself goes alone.
+  const std::vector<Segment> whole{{0, blk::kMaxDiscardSectors, 0}};
+  const std::string data(reinterpret_cast<const char*>(whole.data()), sizeof(Segment));
+  for (int i = 0; i < 3; ++i) {
+    rig.queue().add({BlockRig::header(kTypeDiscard), readable(data), writable(1)});
+  }
+  rig.queue().kick();
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(held.wait_held(1));
+    EXPECT_EQ(held.complete(), 1u);
+    ASSERT_TRUE(rig.queue().wait_used());
+  }
+  EXPECT_EQ(held.most_bytes(), blk::kMaxDiscardSectors * 512ull);
+  // Those that wait are in their ring after a stop.
+  for (int i = 0; i < 3; ++i) {
+    rig.queue().add({BlockRig::header(kTypeDiscard), readable(data), writable(1)});
+  }
+  rig.queue().kick();
+  ASSERT_TRUE(held.wait_held(1));
+  const auto before = rig.queue().used_index();
+  (void)rig.device().deactivate();
+  EXPECT_EQ(rig.queue().used_index(), before + 1);
+}
+
 TEST(BlockDevice, DeactivatesWhileThrottled) {
   DiskConfig config;
   config.limits.bytes_per_second = 1024;
@@ -523,9 +692,9 @@ TEST(BlockDevice, RefusesBadConfigurations) {
   };
   EXPECT_NE(message({.serial = std::string(21, 's')}).find("longer than 20 bytes"),
             std::string::npos);
-  EXPECT_NE(message({.queues = 0}).find("0 queues; from 1 to 64"), std::string::npos);
-  EXPECT_NE(message({.queues = 65}).find("65 queues"), std::string::npos);
-  EXPECT_NE(message({.queue_size = 100}).find("queue size of 100"), std::string::npos);
+  EXPECT_NE(message({.queues = 0}).find("invalid queues 0: expected 1 to 64"), std::string::npos);
+  EXPECT_NE(message({.queues = 65}).find("invalid queues 65"), std::string::npos);
+  EXPECT_NE(message({.queue_size = 100}).find("invalid queue size 100"), std::string::npos);
   EXPECT_NE(message({.queue_size = 2}).find("from 4 to 1024"), std::string::npos);
   EXPECT_EQ(message({}), "no error");
 }

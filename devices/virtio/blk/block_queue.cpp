@@ -89,6 +89,7 @@ void BlockQueue::drain() {
     const auto served = serve_available();
     if (broken_) return;
     channel_->commit();
+    const std::uint64_t working = bytes_in_flight_;
     finish_completed();
     const auto now = PollWindow::Clock::now();
     if (arrived_ > 0) moderation_.arrived(std::exchange(arrived_, 0), now);
@@ -100,8 +101,10 @@ void BlockQueue::drain() {
     } else {
       notify();
     }
-    if (served == Served::throttled) return;                 // the timer comes back
-    if (served == Served::no_slot && free_.empty()) return;  // a completion comes back
+    if (served == Served::throttled) return;  // the timer comes back
+    // A completion comes back.
+    if (served == Served::no_slot && free_.empty()) return;
+    if (served == Served::full && bytes_in_flight_ == working) return;
     if (is_long) {
       kick_->signal();  // to be back after the loop's other tasks
       return;
@@ -127,7 +130,7 @@ BlockQueue::Served BlockQueue::serve_available() {
       return Served::all;
     }
     if (!*chain) return Served::all;
-    if (!serve(std::move(**chain))) return Served::throttled;
+    if (const auto served = serve(std::move(**chain)); served != Served::all) return served;
     finish_completed();
     if (unnotified_bytes_ >= kLongCopy) return Served::some;
     if (unnotified_bytes_ >= kNotifyBytes) notify();
@@ -145,19 +148,20 @@ std::uint32_t BlockQueue::take_slot() {
   return tag;
 }
 
-// False when it went back into the queue, or the device needs reset.
-bool BlockQueue::serve(Chain chain) {
+BlockQueue::Served BlockQueue::serve(Chain chain) {
   const std::uint32_t tag = take_slot();
   Slot& slot = slots_[tag];
   const auto request = parse_request(chain, slot.scratch);
-  if (!request || is_throttled(*request)) {
+  if (!request) {
     free_.push_back(tag);
-    if (!request) {
-      give_up(request.error().message());
-    } else {
-      queue_.unpop(std::move(chain));
-    }
-    return false;
+    give_up(request.error().message());
+    return Served::throttled;
+  }
+  const std::uint64_t bytes = size_of(*request);
+  if (const auto may = may_start(bytes); may != Served::all) {
+    free_.push_back(tag);
+    queue_.unpop(std::move(chain));
+    return may;
   }
   ++arrived_;
   slot.chain.emplace(std::move(chain));  // its buffers stay where they are
@@ -166,16 +170,48 @@ bool BlockQueue::serve(Chain chain) {
   slot.data_written = 0;
   slot.operations = 0;
   slot.error = 0;
+  slot.bytes = bytes;
+  bytes_in_flight_ += bytes;
   if (const auto status = start_request(slot, tag, *request)) finish(tag, *status);
-  return true;
+  return Served::all;
 }
 
-bool BlockQueue::is_throttled(const BlockRequest& request) {
-  if (!shared_.limiter.limits_anything()) return false;
+BlockQueue::Served BlockQueue::may_start(std::uint64_t bytes) {
+  if (bytes_in_flight_ > 0 && bytes > kMaxInFlight - std::min(bytes_in_flight_, kMaxInFlight)) {
+    stalled_ = true;
+    return Served::full;
+  }
+  return is_throttled(bytes) ? Served::throttled : Served::all;
+}
+
+// How much of the disk it is about. Segments are copied out, once: the guest may change its own.
+std::uint64_t BlockQueue::size_of(const BlockRequest& request) {
+  segment_count_ = 0;
+  switch (request.header.type) {
+    case kTypeIn:
+      return std::min(request.writable_size, kMaxTransfer);
+    case kTypeOut:
+      return std::min(request.readable_size, kMaxTransfer);
+    case kTypeDiscard:
+    case kTypeWriteZeroes:
+      break;
+    default:
+      return 0;
+  }
+  if (request.readable_size % sizeof(Segment) != 0 || request.readable_size > sizeof segments_) {
+    return 0;  // it will be refused
+  }
+  segment_count_ = request.readable_size / sizeof(Segment);
+  const auto segments = std::span(segments_).first(segment_count_);
+  (void)copy_from_buffers(request.readable, 0, std::as_writable_bytes(segments));
   std::uint64_t bytes = 0;
-  if (request.header.type == kTypeIn) bytes = request.writable_size;
-  if (request.header.type == kTypeOut) bytes = request.readable_size;
-  const auto later = shared_.limiter.admit(std::min(bytes, kMaxTransfer), disk::Clock::now());
+  for (const auto& segment : segments) bytes += segment.sectors * kSectorSize;
+  return bytes;
+}
+
+bool BlockQueue::is_throttled(std::uint64_t bytes) {
+  if (!shared_.limiter.limits_anything()) return false;
+  const auto later = shared_.limiter.admit(bytes, disk::Clock::now());
   if (!later) return false;
   Counters::add(shared_.counters.throttled);
   if (!throttle_timer_) {
@@ -266,15 +302,9 @@ Status BlockQueue::start_segments(Slot& slot, std::uint32_t tag, const BlockRequ
   if ((features_ & (discard ? kFeatureDiscard : kFeatureWriteZeroes)) == 0) {
     return Status::unsupported;
   }
-  std::array<Segment, kMaxSegments> storage;
-  const std::uint64_t count = request.readable_size / sizeof(Segment);
-  if (request.readable_size % sizeof(Segment) != 0 || count == 0 || count > kMaxSegments ||
-      request.writable_size != 0) {
-    return Status::io_error;
-  }
-  // Copied once, then checked whole before anything is done.
-  const auto segments = std::span(storage).first(count);
-  (void)copy_from_buffers(request.readable, 0, std::as_writable_bytes(segments));
+  if (segment_count_ == 0 || request.writable_size != 0) return Status::io_error;
+  const auto segments = std::span(std::as_const(segments_)).first(segment_count_);
+  // Checked whole before anything is done.
   const std::uint32_t known_flags = discard ? 0 : kSegmentUnmap;
   const std::uint32_t most = discard ? kMaxDiscardSectors : kMaxWriteZeroesSectors;
   for (const auto& segment : segments) {
@@ -286,7 +316,7 @@ Status BlockQueue::start_segments(Slot& slot, std::uint32_t tag, const BlockRequ
   }
   if (shared_.disk->info().read_only) return Status::io_error;
   Counters::add(discard ? shared_.counters.discards : shared_.counters.write_zeroes);
-  slot.operations = static_cast<std::uint32_t>(count);
+  slot.operations = static_cast<std::uint32_t>(segments.size());
   for (const auto& segment : segments) {
     disk::Request operation;
     operation.operation = discard ? disk::Operation::discard : disk::Operation::write_zeroes;
@@ -307,13 +337,21 @@ Status BlockQueue::get_id(Slot& slot, const BlockRequest& request) const {
 }
 
 void BlockQueue::finish_completed() {
-  for (const auto& completion : channel_->reap()) {
+  const auto completed = channel_->reap();
+  if (completed.empty()) return;
+  if (shared_.limiter.limits_anything()) {
+    shared_.limiter.charge_total(shared_.disk->copied_bytes());
+  }
+  for (const auto& completion : completed) {
     Slot& slot = slots_[completion.tag];
     if (completion.error != 0) slot.error = completion.error;
     if (--slot.operations > 0) continue;
     if (slot.error != 0) {
-      log::warn_limited(shared_.log_limit, "disk '{}': a {} failed: {}", shared_.disk->name(),
-                        type_name(slot.type), std::strerror(slot.error));
+      if (const auto count = shared_.failures.note()) {
+        log::warn_limited(
+            shared_.log_limit, "disk '{}': a {} failed: {} (failure {} since it was attached)",
+            shared_.disk->name(), type_name(slot.type), std::strerror(slot.error), *count);
+      }
     }
     const Status failed = slot.error == ENOTSUP ? Status::unsupported : Status::io_error;
     finish(completion.tag, slot.error == 0 ? Status::ok : failed);
@@ -322,14 +360,16 @@ void BlockQueue::finish_completed() {
 
 void BlockQueue::finish(std::uint32_t tag, Status status) {
   Slot& slot = slots_[tag];
+  // Before the guest can see the request's end: whoever answers it may read the counters.
+  if (status != Status::ok) Counters::add(shared_.counters.errors);
   if (!broken_) {
     *slot.status = static_cast<std::byte>(status);
     const std::uint32_t data = status == Status::ok ? slot.data_written : 0;
     queue_.push(std::move(*slot.chain), data + 1);
   }
   slot.chain.reset();
+  bytes_in_flight_ -= slot.bytes;
   free_.push_back(tag);
-  if (status != Status::ok) Counters::add(shared_.counters.errors);
 }
 
 void BlockQueue::notify() {

@@ -11,15 +11,17 @@
 #include <vector>
 
 #include "devices/backend/net/mac_address.h"
+#include "src/spec/fields.h"
 #include "src/user_net/config.h"
 
 namespace vmm::virtio {
 
 enum class NetKind : std::uint8_t {
-  none,    // no network device
-  user,    // rootless, through a process of its own
-  tap,     // a tap of the host
-  socket,  // an Ethernet socket that a network process listens at
+  none,       // no network device
+  user,       // rootless, through a process of its own
+  tap,        // a tap of the host
+  socket,     // an Ethernet socket that a network process listens at
+  unplugged,  // a card whose link is down
 };
 
 enum class VhostMode : std::uint8_t {
@@ -40,12 +42,12 @@ struct NetConfig {
   std::optional<std::uint16_t> mtu;    // told to the guest when given
   VhostMode vhost = VhostMode::automatic;
   user_net::Config user;
+  friend bool operator==(const NetConfig&, const NetConfig&) = default;
 };
 
-// KIND[,key=value...], KIND one of none, user, tap=NAME, fd=N[:N...], socket=PATH. Keys: mac, mtu;
-// of taps queues and vhost=auto|on|off; of user network=A.B.C.D/N, dns, hostname, ipv6=on|off,
-// loopback=on|off, restrict=on|off and any number of hostfwd=tcp|udp:[ADDR]:PORT-[ADDR]:PORT.
-Result<NetConfig> parse_net_config(std::string_view text);
+spec::Fields fields_of(NetConfig& net);
+// KIND[,key=value...], KIND one of none, user, tap=NAME, fd=N[:N...], socket=PATH, unplugged.
+Result<NetConfig> parse_net_config(std::string_view words);
 
 // Keys that fit their kind, numbers in their ranges.
 Result<void> check(const NetConfig& config);

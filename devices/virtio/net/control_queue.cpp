@@ -19,51 +19,34 @@ struct CommandHeader {
 ControlQueue::ControlQueue(std::uint16_t index, ActiveQueue queue, Interrupts& interrupts,
                            Handlers handlers)
     : index_(index),
-      queue_(std::move(queue)),
+      idle_(std::move(queue)),
       interrupts_(interrupts),
       handlers_(std::move(handlers)) {}
 
 Result<void> ControlQueue::attach(EventLoop& loop) {
-  TRY(loop.watch(queue_.kick->fd(), EPOLLIN | EPOLLET, [this](std::uint32_t) { run(); }));
-  loop_ = &loop;
-  run();
-  return {};
+  // At most a ring's worth a turn: the others of this loop wait.
+  const std::size_t budget = idle_.queue.size();
+  served_ = std::make_unique<ServedQueue>(
+      loop, index_, std::move(idle_), interrupts_, budget,
+      [this](const Chain& chain) { return serve(chain); }, handlers_.broken);
+  return served_->start();
 }
 
 void ControlQueue::detach() {
-  if (loop_ == nullptr) return;
-  loop_->forget(queue_.kick->fd());
-  loop_ = nullptr;
+  if (!served_) return;
+  idle_.queue = served_->stop();
+  served_.reset();
 }
 
-void ControlQueue::run() {
-  const auto give_up = [this](std::string_view reason) {
-    broken_ = true;
-    handlers_.broken(reason);
-  };
-  if (broken_) return;
-  // At most a ring's worth a turn: the others of this loop wait.
-  for (unsigned i = 0; i < queue_.queue.size(); ++i) {
-    auto popped = queue_.queue.pop();
-    if (!popped) return give_up(popped.error().message());
-    if (!*popped) {
-      if (queue_.queue.enable_kicks()) continue;
-      break;
-    }
-    auto& chain = **popped;
-    if (chain.readable_size() < sizeof(CommandHeader) || chain.writable_size() == 0) {
-      queue_.queue.unpop(std::move(chain));
-      return give_up("a control chain that is no command");
-    }
-    const std::uint8_t answer = execute(chain.readable(), chain.readable_size()) ? kOk : kError;
-    // The answer is the last byte of the chain.
-    (void)copy_to_buffers(chain.writable(), chain.writable_size() - 1,
-                          std::as_bytes(std::span(&answer, 1)));
-    const auto written = static_cast<std::uint32_t>(chain.writable_size());
-    queue_.queue.push(std::move(chain), written);
+Handled ControlQueue::serve(const Chain& chain) {
+  if (chain.readable_size() < sizeof(CommandHeader) || chain.writable_size() == 0) {
+    return Handled::refused("a control chain that is no command");
   }
-  if (queue_.queue.take_notification()) interrupts_.queue_used(index_);
-  if (queue_.queue.enable_kicks()) queue_.kick->signal();
+  const std::uint8_t answer = execute(chain.readable(), chain.readable_size()) ? kOk : kError;
+  // The answer is the last byte of the chain.
+  (void)copy_to_buffers(chain.writable(), chain.writable_size() - 1,
+                        std::as_bytes(std::span(&answer, 1)));
+  return Handled::used(chain.writable_size());
 }
 
 bool ControlQueue::execute(std::span<const iovec> command, std::uint64_t size) {

@@ -6,11 +6,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 
 #include "devices/backend/net/mac_address.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/served_queue.h"
 #include "src/base/event_loop.h"
 
 namespace vmm::virtio {
@@ -29,18 +31,18 @@ class ControlQueue {
 
   Result<void> attach(EventLoop& loop);
   void detach();
-  Queue take_queue() { return std::move(queue_.queue); }
+  // After detach().
+  Queue take_queue() { return std::move(idle_.queue); }
 
  private:
-  void run();
+  Handled serve(const Chain& chain);
   bool execute(std::span<const iovec> command, std::uint64_t size);
 
   const std::uint16_t index_;
-  ActiveQueue queue_;
+  ActiveQueue idle_;  // while it is not served
   Interrupts& interrupts_;
   const Handlers handlers_;
-  EventLoop* loop_ = nullptr;
-  bool broken_ = false;
+  std::unique_ptr<ServedQueue> served_;  // null: detached
 };
 
 }  // namespace vmm::virtio

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "devices/backend/net/null_backend.h"
 #include "devices/backend/net/socket_backend.h"
 #include "devices/backend/net/tap.h"
 #include "devices/backend/net/user_network.h"
 #include "devices/virtio/net/state.h"
-#include "src/base/log.h"
 #include "src/user_net/virtio_net.h"
 
 namespace vmm::virtio {
@@ -15,11 +15,8 @@ namespace {
 
 constexpr std::uint16_t kRingSize = 256;
 constexpr std::uint16_t kControlRingSize = 64;
-constexpr std::uint64_t kOffloads =
-    virtio_net::kCsum | virtio_net::kGuestCsum | virtio_net::kHostTso4 | virtio_net::kHostTso6 |
-    virtio_net::kHostEcn | virtio_net::kGuestTso4 | virtio_net::kGuestTso6 | virtio_net::kGuestEcn;
-constexpr std::uint64_t kGuestOffloads = virtio_net::kGuestCsum | virtio_net::kGuestTso4 |
-                                         virtio_net::kGuestTso6 | virtio_net::kGuestEcn;
+using virtio_net::kGuestOffloads;
+using virtio_net::kOffloads;
 
 // virtio 1.2, 5.1.4.
 struct ConfigSpace {
@@ -45,8 +42,10 @@ Result<std::unique_ptr<net::NetBackend>> open_backend(const NetConfig& config) {
       return TRY(net::SocketBackend::connect(config.socket));
     case NetKind::none:
       break;
+    case NetKind::unplugged:
+      return TRY(net::NullBackend::create(config.queues));
   }
-  return fail("a network device needs a network");
+  return fail("unknown kind of network");
 }
 
 Result<std::unique_ptr<net::VhostNet>> open_vhost(const NetConfig& config) {
@@ -69,22 +68,16 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetConfig& config, st
   parts.mtu = config.mtu;
   parts.backend = TRY(open_backend(config));
   parts.vhost = TRY(open_vhost(config));
+  parts.link = config.kind != NetKind::unplugged;
   return std::make_unique<NetDevice>(std::move(parts), memory);
 }
 
 NetDevice::NetDevice(Parts parts, const GuestMemory& memory)
-    : parts_(std::move(parts)),
-      socket_(dynamic_cast<net::SocketBackend*>(parts_.backend.get())),
-      memory_(memory),
-      current_mac_(parts_.mac) {}
+    : parts_(std::move(parts)), memory_(memory), current_mac_(parts_.mac), link_up_(parts_.link) {}
 
 NetDevice::~NetDevice() { (void)deactivate(); }
 
-Result<void> NetDevice::wait_ready() {
-  return socket_ == nullptr ? Result<void>() : socket_->wait_ready();
-}
-
-NetMetrics NetDevice::metrics() const {
+NetStatistics NetDevice::statistics() const {
   const auto get = [](const std::atomic<std::uint64_t>& counter) {
     return counter.load(std::memory_order_relaxed);
   };
@@ -96,6 +89,13 @@ NetMetrics NetDevice::metrics() const {
           .tx_dropped = get(counters_.tx_dropped),
           .vhost = parts_.vhost != nullptr,
           .link_up = link_up_.load(std::memory_order_relaxed)};
+}
+
+NamedValues NetDevice::metrics() {
+  const auto s = statistics();
+  return {{"rx_packets", s.rx_packets}, {"rx_bytes", s.rx_bytes}, {"rx_dropped", s.rx_dropped},
+          {"tx_packets", s.tx_packets}, {"tx_bytes", s.tx_bytes}, {"tx_dropped", s.tx_dropped},
+          {"vhost", s.vhost},           {"link_up", s.link_up}};
 }
 
 std::uint64_t NetDevice::features() const {
@@ -123,7 +123,7 @@ void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> target) c
   }
   config.status = link_up_.load(std::memory_order_relaxed) ? kLinkUp : 0;
   config.max_virtqueue_pairs = static_cast<std::uint16_t>(max_pairs());
-  config.mtu = parts_.mtu.value_or(1500);
+  config.mtu = parts_.mtu.value_or(virtio_net::kDefaultMtu);
   read_config_bytes(std::as_bytes(std::span(&config, 1)), offset, target);
 }
 
@@ -138,17 +138,46 @@ PairContext NetDevice::pair_context() {
           .broken = &broken_,
           .link_lost = [this] { lose_link(); },
           .features = features_,
-          .mtu = parts_.mtu.value_or(1500)};
+          .mtu = parts_.mtu.value_or(virtio_net::kDefaultMtu)};
 }
 
 void NetDevice::break_device(std::string_view reason) {
   if (!broken_.exchange(true)) interrupts_->needs_reset(reason);
 }
 
+// By the thread of the pair that noticed.
 void NetDevice::lose_link() {
-  if (!link_up_.exchange(false)) return;
-  log::warn("{}: the link is down", parts_.name);
+  if (link_up_.exchange(false)) {
+    log::warn_limited(limit_, "{}: the link is down", parts_.name);
+    if ((features_ & virtio_net::kStatus) != 0) interrupts_->config_changed();
+  }
+  retry_link();
+}
+
+// On the thread of pair 0, as is what follows. The timer ends with the worker; a device that is
+// activated without its network finds that out again.
+void NetDevice::retry_link() {
+  const auto delay = parts_.backend->retry_delay();
+  if (!delay) return;
+  (void)pairs_[0].worker->loop().add_timer(EventLoop::Clock::now() + *delay,
+                                           [this] { restore_link(); });
+}
+
+void NetDevice::restore_link() {
+  auto result = parts_.backend->reopen();
+  if (result) result = parts_.backend->start(offloads());
+  if (result) result = pairs_[0].served->regain_link();
+  if (!result) {
+    log::warn_limited(limit_, "{}: {}", parts_.name, result.error().message());
+    return retry_link();
+  }
+  link_up_ = true;
+  log::warn_limited(limit_, "{}: the link is up again", parts_.name);
   if ((features_ & virtio_net::kStatus) != 0) interrupts_->config_changed();
+}
+
+std::uint64_t NetDevice::offloads() const {
+  return (features_ & kOffloads & ~kGuestOffloads) | guest_offloads_;
 }
 
 Result<void> NetDevice::activate(Activation activation) {
@@ -181,12 +210,20 @@ Result<void> NetDevice::activate(Activation activation) {
   return {};
 }
 
+// Runs `task` on a worker and returns its result.
+template <typename Task>
+static Result<void> call_result(Worker& worker, Task task) {
+  Result<void> result;
+  worker.loop().call([&] { result = task(); });
+  return result;
+}
+
 Result<void> NetDevice::start_serving(bool resumed) {
   if (!backend_started_) {
     backend_started_ = true;
     if (auto result = parts_.backend->start(features_ & kOffloads); !result) {
       // A guest that starts anew after its network went away finds its cable unplugged.
-      log::warn("{}: {}", parts_.name, result.error().message());
+      log::warn_limited(limit_, "{}: {}", parts_.name, result.error().message());
       link_up_ = false;
     }
   }
@@ -196,22 +233,22 @@ Result<void> NetDevice::start_serving(bool resumed) {
   } else {
     TRY(start_pair(0));
   }
+  if (const int notice = parts_.backend->notice_fd(); notice >= 0) {
+    TRY(call_result(*pairs_[0].worker, [&] {
+      return pairs_[0].worker->loop().watch(
+          notice, EPOLLIN, [this](std::uint32_t) { parts_.backend->take_notice(); });
+    }));
+  }
   if (resumed) {
     if (active_pairs_ > 1 && !set_pairs(active_pairs_)) {
       return fail("{} queue pairs cannot be served here", active_pairs_);
     }
     if (guest_offloads_ != (features_ & kGuestOffloads)) (void)set_offloads(guest_offloads_);
+    // The driver of a restored machine saw a link, and looks again only when it is told.
+    if (!link_up_ && (features_ & virtio_net::kStatus) != 0) interrupts_->config_changed();
   }
   if ((features_ & virtio_net::kCtrlVq) != 0 && control_idle_) TRY(start_control());
   return {};
-}
-
-// Runs `task` on a worker and returns its result.
-template <typename Task>
-static Result<void> call_result(Worker& worker, Task task) {
-  Result<void> result;
-  worker.loop().call([&] { result = task(); });
-  return result;
 }
 
 Result<void> NetDevice::start_pair(unsigned index) {
@@ -257,7 +294,7 @@ bool NetDevice::set_pairs(unsigned pairs) {
   for (unsigned i = 1; i < pairs && result && !parts_.vhost; ++i) {
     if (!pairs_[i].served) result = start_pair(i);
   }
-  if (!result) log::warn("{}: {}", parts_.name, result.error().message());
+  if (!result) log::warn_limited(limit_, "{}: {}", parts_.name, result.error().message());
   if (result) active_pairs_ = pairs;
   return result.has_value();
 }
@@ -266,10 +303,11 @@ bool NetDevice::set_offloads(std::uint64_t features) {
   if ((features_ & virtio_net::kCtrlGuestOffloads) == 0) return false;
   const auto negotiated = features_ & kGuestOffloads;
   if ((features & ~negotiated) != 0) return false;
-  const auto all = (features_ & kOffloads & ~kGuestOffloads) | features;
-  if (!parts_.backend->set_offloads(all)) return false;
-  guest_offloads_ = features;
-  return true;
+  const auto before = std::exchange(guest_offloads_, features);
+  // While the link is down they wait for restore_link().
+  if (!link_up_ || parts_.backend->set_offloads(offloads())) return true;
+  guest_offloads_ = before;
+  return false;
 }
 
 Result<void> NetDevice::start_vhost() {

@@ -24,16 +24,13 @@
 #include "devices/virtio/net/config.h"
 #include "devices/virtio/net/control_queue.h"
 #include "devices/virtio/net/queue_pair.h"
+#include "src/base/log.h"
 #include "src/base/worker.h"
-
-namespace vmm::net {
-class SocketBackend;
-}
 
 namespace vmm::virtio {
 
 // Plain numbers for whoever shows them. With vhost the kernel counts, at the tap.
-struct NetMetrics {
+struct NetStatistics {
   std::uint64_t rx_packets = 0, rx_bytes = 0, rx_dropped = 0;
   std::uint64_t tx_packets = 0, tx_bytes = 0, tx_dropped = 0;
   bool vhost = false;
@@ -48,18 +45,18 @@ class NetDevice : public Device {
     std::optional<std::uint16_t> mtu;
     std::unique_ptr<net::NetBackend> backend;
     std::unique_ptr<net::VhostNet> vhost;  // null: served here
+    bool link = true;                      // false: its cable is unplugged from the start
   };
 
-  // Opens what `config` names (its kind is not none). Call before privileges are dropped.
+  // Opens what `config` names. Call before privileges are dropped.
   static Result<std::unique_ptr<NetDevice>> create(const NetConfig& config, std::string name,
                                                    const GuestMemory& memory);
   // `memory` outlives the device.
   NetDevice(Parts parts, const GuestMemory& memory);
   ~NetDevice() override;
 
-  Result<void> wait_ready();
   const net::MacAddress& mac() const { return parts_.mac; }
-  NetMetrics metrics() const;
+  NetStatistics statistics() const;
 
   DeviceType type() const override { return DeviceType::net; }
   std::uint64_t features() const override;
@@ -70,6 +67,13 @@ class NetDevice : public Device {
   std::vector<std::optional<Queue>> suspend() override;
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
+  Result<void> wait_ready() override { return parts_.backend->wait_ready(); }
+  NamedValues metrics() override;
+  NamedValues status() const override { return {{"mac", parts_.mac.text()}}; }
+  std::string_view feature_advice() const override {
+    return ": it was connected to a network of another kind, such as a tap; --net with that kind, "
+           "or unplugged for a card without a link, restores it";
+  }
 
  private:
   struct Pair {
@@ -91,16 +95,20 @@ class NetDevice : public Device {
   bool set_offloads(std::uint64_t features);
   void break_device(std::string_view reason);
   void lose_link();
+  void retry_link();
+  void restore_link();
+  // What of the offloads the guest uses now.
+  std::uint64_t offloads() const;
   PairContext pair_context();
 
   Parts parts_;
-  net::SocketBackend* socket_ = nullptr;  // the backend, when it is one
   const GuestMemory& memory_;
 
   mutable std::mutex mac_mutex_;
   net::MacAddress current_mac_;  // guarded by mac_mutex_: the guest may change it
-  std::atomic<bool> link_up_{true};
+  std::atomic<bool> link_up_;
   NetCounters counters_;
+  log::RateLimit limit_;
 
   // What the driver set by commands.
   unsigned active_pairs_ = 1;

@@ -13,8 +13,6 @@ constexpr int kReceiveBatch = 64;
 // Batches until the loop gets its turn.
 constexpr int kRounds = 16;
 constexpr std::size_t kNumBuffersOffset = offsetof(virtio_net::Header, num_buffers);
-// Ethernet header with a VLAN tag.
-constexpr std::size_t kLinkHeader = 18;
 
 void count(std::atomic<std::uint64_t>& counter, std::uint64_t by) {
   counter.fetch_add(by, std::memory_order_relaxed);
@@ -23,7 +21,8 @@ void count(std::atomic<std::uint64_t>& counter, std::uint64_t by) {
 std::size_t wanted_bytes(const PairContext& context) {
   const auto large = virtio_net::kGuestTso4 | virtio_net::kGuestTso6;
   if ((context.features & large) != 0) return net::kMaxFrame;
-  return net::kHeaderSize + kLinkHeader + std::max<std::size_t>(context.mtu, 1500);
+  return net::kHeaderSize + virtio_net::kLinkHeader +
+         std::max(context.mtu, virtio_net::kDefaultMtu);
 }
 
 }  // namespace
@@ -48,9 +47,22 @@ Result<void> QueuePair::attach(EventLoop& loop) {
     tx_kicked_ = true;
     run();
   }));
-  TRY(loop.watch(context_.backend->fd(index_), EPOLLIN | EPOLLET,
-                 [this](std::uint32_t events) { backend_event(events); }));
   loop_ = &loop;
+  TRY(watch_backend());
+  run();
+  return {};
+}
+
+Result<void> QueuePair::watch_backend() {
+  return loop_->watch(context_.backend->fd(index_), EPOLLIN | EPOLLET,
+                      [this](std::uint32_t events) { backend_event(events); });
+}
+
+Result<void> QueuePair::regain_link() {
+  if (loop_ == nullptr || link_up_) return {};
+  TRY(watch_backend());
+  link_up_ = rx_readable_ = true;
+  hung_up_ = false;
   run();
   return {};
 }
@@ -118,6 +130,7 @@ void QueuePair::lose_link() {
   if (!std::exchange(link_up_, false)) return;
   loop_->forget(context_.backend->fd(index_));
   rx_readable_ = false;
+  tx_writable_ = true;  // into the void
   context_.link_lost();
 }
 
@@ -328,14 +341,15 @@ void QueuePair::deliver(std::size_t size) {
     buffers_ -= chain.writable().size();
     rx_.queue.stage(std::move(chain), static_cast<std::uint32_t>(written));
   }
+  // Before the guest can see the frame: whoever answers it may read the counters.
+  count(context_.counters->rx_packets, 1);
+  count(context_.counters->rx_bytes, size - net::kHeaderSize);
   // At once: a driver that sees only some of a frame's buffers drops it.
   rx_.queue.publish();
   if (first_ == chains_.size() || first_ >= kMaxQueueSize) {
     chains_.erase(chains_.begin(), chains_.begin() + static_cast<std::ptrdiff_t>(first_));
     first_ = 0;
   }
-  count(context_.counters->rx_packets, 1);
-  count(context_.counters->rx_bytes, size - net::kHeaderSize);
 }
 
 }  // namespace vmm::virtio

@@ -39,7 +39,7 @@ struct PairContext {
   std::atomic<bool>* broken = nullptr;  // the device needs reset
   std::function<void()> link_lost;
   std::uint64_t features = 0;  // negotiated
-  std::uint16_t mtu = 1500;
+  std::uint16_t mtu = virtio_net::kDefaultMtu;
 };
 
 class QueuePair : public std::enable_shared_from_this<QueuePair> {
@@ -50,6 +50,8 @@ class QueuePair : public std::enable_shared_from_this<QueuePair> {
   // On the loop's thread: starts to serve, stops.
   Result<void> attach(EventLoop& loop);
   void detach();
+  // The backend was lost, and has a new descriptor.
+  Result<void> regain_link();
 
   // After detach().
   Queue take_receive() { return std::move(rx_.queue); }
@@ -68,6 +70,7 @@ class QueuePair : public std::enable_shared_from_this<QueuePair> {
   bool place(std::size_t size);
   void deliver(std::size_t size);
   void break_device(std::string_view reason);
+  Result<void> watch_backend();
   void lose_link();
   void lose_link_if_over(net::IoState state);  // of a receive() that gave nothing
   void want_writable(bool wanted);

@@ -220,9 +220,9 @@ TEST(TapDeviceTest, TheHostAnswers) {
     Guest guest(tap_config("probe"), kFeatures);
     guest.expect_arp_answer();
     EXPECT_EQ(guest.header.num_buffers, 1);
-    EXPECT_EQ(guest.device->metrics().rx_packets, 1u);
-    EXPECT_EQ(guest.device->metrics().tx_packets, 1u);
-    EXPECT_FALSE(guest.device->metrics().vhost);
+    EXPECT_EQ(guest.device->statistics().rx_packets, 1u);
+    EXPECT_EQ(guest.device->statistics().tx_packets, 1u);
+    EXPECT_FALSE(guest.device->statistics().vhost);
   });
 }
 
@@ -266,7 +266,7 @@ TEST(TapDeviceTest, AFrameThatTheKernelRefusesIsDropped) {
     guest.queues[1]->add({readable(std::string(reinterpret_cast<char*>(&header), sizeof header) +
                                    std::string(60, 'x'))});
     guest.expect_arp_answer();
-    EXPECT_EQ(guest.device->metrics().tx_dropped, 1u);
+    EXPECT_EQ(guest.device->statistics().tx_dropped, 1u);
   });
 }
 
@@ -283,7 +283,7 @@ TEST(TapDeviceTest, FloodsAreServed) {
         guest.queues[0]->kick();
       }
     }
-    EXPECT_GT(guest.device->metrics().rx_packets, 120u);
+    EXPECT_GT(guest.device->statistics().rx_packets, 120u);
     EXPECT_FALSE(guest.interrupts.is_reset_needed());
   });
 }
@@ -306,7 +306,7 @@ TEST(TapDeviceTest, TheLinkGoesDownWithTheTap) {
     message.index = ::if_nametoindex("doomed");
     ASSERT_EQ(::send(netlink, &message, sizeof message, 0), ssize_t{sizeof message});
     EXPECT_TRUE(guest.interrupts.wait_config_changed());
-    EXPECT_FALSE(guest.device->metrics().link_up);
+    EXPECT_FALSE(guest.device->statistics().link_up);
   });
 }
 
@@ -338,11 +338,11 @@ TEST(TapDeviceTest, SeveralPairs) {
       if (guest.queues[0]->poll_used() || guest.queues[2]->poll_used()) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    EXPECT_EQ(guest.device->metrics().rx_packets, 2u);
+    EXPECT_EQ(guest.device->statistics().rx_packets, 2u);
     EXPECT_EQ(command(std::string("\4\0\1\0", 4)), 0);
     guest.expect_arp_answer();
     EXPECT_EQ(command(std::string("\4\0\2\0", 4)), 0);
-    EXPECT_TRUE(guest.device->metrics().link_up) << "a resting queue seems to be gone";
+    EXPECT_TRUE(guest.device->statistics().link_up) << "a resting queue seems to be gone";
     const auto queues = guest.device->deactivate();
     ASSERT_EQ(queues.size(), 5u);
     for (const auto& queue : queues) EXPECT_TRUE(queue && queue->in_flight() == 0);
@@ -353,7 +353,7 @@ TEST(TapDeviceTest, VhostServesTheQueues) {
   if (::access("/dev/vhost-net", R_OK | W_OK) != 0) GTEST_SKIP() << "no /dev/vhost-net here";
   in_namespace([] {
     Guest guest(tap_config("probe", VhostMode::on), kFeatures | virtio_net::kGuestCsum);
-    EXPECT_TRUE(guest.device->metrics().vhost);
+    EXPECT_TRUE(guest.device->statistics().vhost);
     guest.expect_arp_answer();
     send_datagram(100);
     EXPECT_EQ(guest.receive()[23], 17);

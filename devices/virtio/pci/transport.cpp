@@ -67,12 +67,24 @@ constexpr unsigned kWindowOffset = 8;
 constexpr unsigned kWindowLength = 12;
 constexpr unsigned kWindowData = 16;
 
+// The driver has said all that it has to say: features and queues are fixed until a reset, whether
+// the device could be activated or not.
+bool is_ready(std::uint8_t status) {
+  return (status & kDriverOk) != 0 && (status & kFeaturesOk) != 0;
+}
+
 pci::Identity identity_of(DeviceType type) {
   const auto id = static_cast<std::uint16_t>(type);
   std::uint32_t class_code = 0xff0000;  // no class fits
   if (type == DeviceType::net) class_code = 0x020000;
   if (type == DeviceType::block) class_code = 0x018000;
   return {0x1af4, static_cast<std::uint16_t>(0x1040 + id), 0x1af4, id, 1, class_code};
+}
+
+// Through the window of VIRTIO_PCI_CAP_PCI_CFG the guest names offsets that no bus has seen; the
+// driver must align them (4.1.4.9.2).
+bool is_in_bar(std::uint32_t offset, unsigned size) {
+  return offset <= kBarSize - size && offset % size == 0;
 }
 
 std::uint64_t high_half(std::uint64_t old, std::uint64_t value) {
@@ -152,7 +164,7 @@ void PciTransport::capability_written(unsigned offset, unsigned size, std::uint3
     const std::uint32_t at = read_config(window_capability_ + kWindowOffset, 4);
     const std::uint32_t length = read_config(window_capability_ + kWindowLength, 4);
     if (read_config(window_capability_ + kWindowBar, 1) == 0 && length <= 4 && length == size &&
-        at <= kBarSize - 4) {
+        is_in_bar(at, size)) {
       write_bar(at, size, value);
     }
   }
@@ -162,7 +174,7 @@ std::optional<std::uint32_t> PciTransport::capability_read(unsigned offset, unsi
   if (window_capability_ == 0 || offset != window_capability_ + kWindowData) return std::nullopt;
   const std::uint32_t at = read_config(window_capability_ + kWindowOffset, 4);
   const std::uint32_t length = read_config(window_capability_ + kWindowLength, 4);
-  if (length != size || at > kBarSize - 4) return std::nullopt;
+  if (length != size || !is_in_bar(at, size)) return std::nullopt;
   return static_cast<std::uint32_t>(read_bar(at, size));
 }
 
@@ -205,9 +217,8 @@ std::uint64_t PciTransport::offered_features() const {
   return device_.features() | kFeatureVersion1;
 }
 
-bool PciTransport::features_acceptable() const {
-  return (driver_features_ & ~offered_features()) == 0 &&
-         (driver_features_ & kFeatureVersion1) != 0;
+bool PciTransport::acceptable(std::uint64_t features) const {
+  return (features & ~offered_features()) == 0 && (features & kFeatureVersion1) != 0;
 }
 
 PciTransport::QueueRegisters* PciTransport::selected() {
@@ -301,8 +312,8 @@ void PciTransport::write_queue(std::uint64_t offset, unsigned size, std::uint64_
     vectors_[queue_select_] = queue->vector;
     return;
   }
-  // The rest is fixed once the queue is enabled.
-  if (queue->enabled) return;
+  // The rest is fixed once the queue is enabled, and of all queues once the device has seen them.
+  if (queue->enabled || is_ready(status_)) return;
   const auto set_half = [&](GuestAddress& address, bool high) {
     address.value = size == 8 && !high ? value
                     : high             ? high_half(address.value, value)
@@ -340,13 +351,14 @@ void PciTransport::write_status(std::uint8_t value) {
   std::uint8_t before = status_;
   std::uint8_t after = 0;
   do {
+    // Only a reset takes bits away (2.1.1): what was negotiated and activated stays so until then.
     // NEEDS_RESET is the device's: a device thread may set it meanwhile.
-    after = static_cast<std::uint8_t>((value & ~kNeedsReset) | (before & kNeedsReset));
-    if ((after & ~before & kFeaturesOk) != 0 && !features_acceptable()) {
+    after = static_cast<std::uint8_t>((value & ~kNeedsReset) | before);
+    if ((after & ~before & kFeaturesOk) != 0 && !acceptable(driver_features_)) {
       after = static_cast<std::uint8_t>(after & ~kFeaturesOk);  // refused: the driver reads it back
     }
   } while (!status_.compare_exchange_weak(before, after));
-  if ((after & kDriverOk) != 0 && (after & kFeaturesOk) != 0 && !active_) activate();
+  if (is_ready(after) && !is_ready(before)) activate();
 }
 
 void PciTransport::activate() {
@@ -452,12 +464,18 @@ Result<void> PciTransport::restore(const TransportState& state) {
   if (state.queues.size() != queues_.size()) {
     return fail("it had {} queues, here it has {}", state.queues.size(), queues_.size());
   }
-  if (const auto missing = state.driver_features & ~offered_features(); missing != 0) {
-    return fail("its driver uses the feature bits {:#x}, which it does not have here", missing);
+  // Before FEATURES_OK they are what the driver wrote, whatever that is.
+  const auto missing = state.driver_features & ~offered_features();
+  if (missing != 0 && (state.status & kFeaturesOk) != 0) {
+    return fail("its driver uses the feature bits {:#x}, which it does not have here{}", missing,
+                device_.feature_advice());
   }
   TRY(restore_config(state.function));
   TRY(msix_.restore(state.msix));
   const auto vector = [this](std::uint16_t v) { return v < msix_.vectors() ? v : kNoVector; };
+  // Earlier versions let a driver change features and queues of an active device. What such a
+  // device was activated with is not in its state: it needs a reset.
+  bool known = acceptable(state.driver_features);
   std::vector<std::optional<Queue>> rings;
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     const auto& from = state.queues[i];
@@ -472,10 +490,15 @@ Result<void> PciTransport::restore(const TransportState& state) {
     queue.enabled = from.enabled;
     auto& ring = rings.emplace_back();
     if (!state.active || !from.enabled) continue;
-    ring = TRY(Queue::create(memory_, queue.config, state.driver_features));
-    ring->set_position(from.next_avail, from.next_used);
+    if (auto created = Queue::create(memory_, queue.config, state.driver_features)) {
+      ring = std::move(*created);
+      ring->set_position(from.next_avail, from.next_used);
+    } else {
+      known = false;
+    }
   }
   status_ = state.status;
+  if (state.active) status_.fetch_or(known ? kDriverOk | kFeaturesOk : kNeedsReset);
   isr_ = state.isr;
   generation_ = state.generation;
   config_vector_ = vector(state.config_vector);
@@ -483,7 +506,7 @@ Result<void> PciTransport::restore(const TransportState& state) {
   driver_feature_select_ = state.driver_feature_select;
   driver_features_ = state.driver_features;
   queue_select_ = state.queue_select;
-  if (state.active) suspended_ = std::move(rings);
+  if (state.active && known) suspended_ = std::move(rings);
   return {};
 }
 
@@ -510,7 +533,8 @@ void PciTransport::stop() {
 }
 
 void PciTransport::attach_doorbells() {
-  const auto bar = bar_address();
+  // Over another's BAR a kick would reach the wrong device. write_bar() rings without a doorbell.
+  const auto bar = own_bar_address();
   if (!bar) return;
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     auto& queue = queues_[i];
@@ -518,8 +542,9 @@ void PciTransport::attach_doorbells() {
     queue.doorbell = *bar + kNotify.offset + i * kNotifyMultiplier;
     const auto result = doorbells_.attach(queue.doorbell, queue.kick);
     queue.attached = result.has_value();
-    // Without it write_bar() rings: slower, not wrong.
-    if (!result) log::warn("{}: doorbell: {}", name_, result.error().message());
+    if (!result) {
+      log::warn_limited(limit_, "{}: doorbell: {}", name_, result.error().message());
+    }
   }
 }
 

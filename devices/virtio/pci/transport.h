@@ -11,6 +11,8 @@
 //     ^                                                |
 //     +---- 0 written: deactivate <-- NEEDS_RESET <----+ the guest broke a rule
 //
+// Bits are only added until a reset: features are fixed from FEATURES_OK on, queues from DRIVER_OK.
+//
 // Lock order: registers (mutex_), then the MSI-X table's. Devices call Interrupts from their own
 // threads without taking mutex_, so that deactivate() may wait for them under it.
 #pragma once
@@ -85,7 +87,7 @@ class PciTransport : public pci::Function, private Interrupts {
   void attach_doorbells();
   void detach_doorbells();
   std::uint64_t offered_features() const;
-  bool features_acceptable() const;
+  bool acceptable(std::uint64_t features) const;
   QueueRegisters* selected();
 
   // Interrupts

@@ -24,11 +24,17 @@ class FakeDevice : public Device {
   }
   std::vector<std::optional<Queue>> deactivate() override {
     ++deactivations;
+    std::vector<std::optional<Queue>> queues;
+    for (auto& queue : active.queues) {
+      auto& back = queues.emplace_back();
+      if (queue) back = std::move(queue->queue);
+    }
     active = {};
-    return {};
+    return queues;
   }
   void save(state::Sections&, std::string_view) const override {}
   Result<void> restore(state::Sections&, std::string_view) override { return {}; }
+  NamedValues metrics() override { return {}; }
   bool refuse = false;
   int deactivations = 0;
   Activation active;
@@ -95,6 +101,26 @@ class TransportTest : public ::testing::Test {
     }
     return at;
   }
+  void start_driver() {
+    negotiate();
+    enable_queue(0, driver_.config());
+    write(0x14, 1, 15);
+    ASSERT_TRUE(device_.active.interrupts);
+  }
+  TransportState save() {
+    transport_->suspend();
+    auto state = transport_->save();
+    transport_->resume();
+    return state;
+  }
+  // A new transport with that state, in the place of the fixture's.
+  Result<void> restore(const TransportState& state) {
+    transport_ =
+        std::move(PciTransport::create("fake", device_, ram_.memory(), sink_, doorbells_).value());
+    TRY(transport_->restore(state));
+    transport_->resume();
+    return {};
+  }
   test::GuestRam ram_;
   test::DriverQueue driver_{ram_, 64};
   FakeDevice device_;
@@ -153,6 +179,29 @@ TEST_F(TransportTest, ActivatesInterruptsAndResets) {
   EXPECT_EQ(read(0x18, 2), 256u);
 }
 
+TEST_F(TransportTest, ABarOverAnotherOneHasNoDoorbells) {
+  FakeDevice device;
+  auto other =
+      std::move(PciTransport::create("other", device, ram_.memory(), sink_, doorbells_).value());
+  ASSERT_TRUE(host_.add(*other));
+  other->write_config(4, 2, 6);
+  start_driver();
+  const std::vector<std::uint64_t> first = {0xc000'3000};
+  ASSERT_EQ(doorbells_.attached, first);
+  const auto place = static_cast<std::uint32_t>(other->bar_address()->value);
+  for (int i = 0; i < 3; ++i) {
+    transport_->write_config(0x10, 4, place);
+    EXPECT_TRUE(doorbells_.attached.empty());
+    transport_->write_config(0x10, 4, place + 0x8000);
+    EXPECT_EQ(doorbells_.attached, std::vector<std::uint64_t>{place + 0xb000u});
+  }
+  transport_->write_config(0x10, 4, 0xb000'0000);
+  EXPECT_TRUE(doorbells_.attached.empty()) << "outside of the window";
+  transport_->write_config(0x10, 4, 0xc000'0000);
+  EXPECT_EQ(doorbells_.attached, first);
+  write(0x14, 1, 0);
+}
+
 TEST_F(TransportTest, BadRingsNeedAReset) {
   negotiate();
   auto config = driver_.config();
@@ -176,6 +225,100 @@ TEST_F(TransportTest, ARefusedActivationNeedsAReset) {
   EXPECT_EQ(read(0x14, 1), 15u | 64u);
 }
 
+TEST_F(TransportTest, OnlyAResetTakesStatusBitsAway) {
+  start_driver();
+  for (const unsigned value : {1u, 4u, 8u, 11u}) {
+    write(0x14, 1, value);
+    EXPECT_EQ(read(0x14, 1), 15u) << "after " << value;
+  }
+  // VHOST_F_LOG_ALL, which was never offered.
+  for (const std::uint64_t half : {0u, 1u}) {
+    write(8, 4, half);
+    write(0xc, 4, 1u << 26);
+  }
+  EXPECT_EQ(read(0xc, 4), 1u) << "the upper half as it was accepted";
+  write(0x14, 1, 15);
+  EXPECT_EQ(device_.deactivations, 0);
+  const auto state = save();
+  EXPECT_EQ(state.driver_features, kFeatureVersion1);
+  EXPECT_EQ(device_.active.features, kFeatureVersion1) << "resumed";
+  write(0x14, 1, 0);
+  EXPECT_EQ(read(0x14, 1), 0u);
+}
+
+TEST_F(TransportTest, QueuesAreFixedFromDriverOkOn) {
+  start_driver();
+  auto broken = driver_.config();
+  broken.used.value = ram_.memory().size();
+  enable_queue(1, broken);
+  EXPECT_EQ(read(0x1c, 2), 0u);
+  EXPECT_EQ(read(0x30, 4), 0u);
+  const auto state = save();
+  EXPECT_FALSE(state.queues[1].enabled);
+  EXPECT_FALSE(device_.active.queues[1]);
+  const auto restored = restore(state);
+  EXPECT_TRUE(restored) << restored.error().message();
+}
+
+TEST_F(TransportTest, AFailedActivationIsNotTriedAgain) {
+  negotiate();
+  auto config = driver_.config();
+  config.used.value = ram_.memory().size();
+  enable_queue(0, config);
+  write(0x14, 1, 15);
+  ASSERT_EQ(read(0x14, 1), 15u | 64u);
+  write(0x30, 4, driver_.config().used.value);
+  write(0x14, 1, 15);
+  EXPECT_FALSE(device_.active.interrupts);
+  write(0x14, 1, 0);
+  start_driver();
+}
+
+TEST_F(TransportTest, RestoresFeaturesThatWereNotAcceptedYet) {
+  negotiate(kFeatureVersion1 | 0x2);
+  const auto state = save();
+  EXPECT_EQ(state.driver_features, kFeatureVersion1 | 0x2);
+  const auto restored = restore(state);
+  ASSERT_TRUE(restored) << restored.error().message();
+  EXPECT_EQ(read(0x14, 1), 3u);
+  write(0x14, 1, 0);
+  start_driver();
+}
+
+TEST_F(TransportTest, RefusesAnActiveDriverWhoseFeaturesAreMissing) {
+  start_driver();
+  auto state = save();
+  state.driver_features |= 0x2;
+  EXPECT_FALSE(restore(state));
+}
+
+// States of earlier versions, where a driver could change an active device's registers.
+TEST_F(TransportTest, RestoresWhatAnActiveDriverMadeOdd) {
+  start_driver();
+  const auto state = save();
+  const auto expect_needs_reset = [&](const TransportState& odd) {
+    const int before = device_.deactivations;
+    const auto restored = restore(odd);
+    ASSERT_TRUE(restored) << restored.error().message();
+    EXPECT_NE(read(0x14, 1) & 64u, 0u);
+    write(0x14, 1, 0);
+    EXPECT_EQ(device_.deactivations, before + 1) << "of the machine that was saved only";
+    start_driver();
+  };
+  auto odd = state;
+  odd.status = 7;
+  odd.driver_features = kFeatureVersion1 | 1u << 26;
+  expect_needs_reset(odd);
+  odd = state;
+  odd.queues[1] = {.size = 3, .descriptors = 1, .enabled = true};
+  expect_needs_reset(odd);
+  odd = state;
+  odd.status = 3;  // taken away, nothing else changed
+  ASSERT_TRUE(restore(odd));
+  EXPECT_EQ(read(0x14, 1), 15u);
+  EXPECT_TRUE(device_.active.interrupts);
+}
+
 TEST_F(TransportTest, VectorsThatDoNotExistReadAsNone) {
   write(0x10, 2, 3);
   EXPECT_EQ(read(0x10, 2), 0xffffu);
@@ -196,6 +339,11 @@ TEST_F(TransportTest, ConfigurationWindowReachesTheBar) {
   EXPECT_EQ(transport_->read_config(at + 16, 2), 2u) << "num_queues";
   transport_->write_config(at + 8, 4, 0xffff'ffff);
   (void)transport_->read_config(at + 16, 2);  // outside of the BAR: no crash
+  // The last entry of the MSI-X table, from its last two bytes on.
+  transport_->write_config(at + 8, 4, 0x4000 + 2 * 16 + 14);
+  transport_->write_config(at + 12, 4, 4);
+  transport_->write_config(at + 16, 4, 0);  // what reads answer where the BAR does not
+  EXPECT_EQ(transport_->read_config(at + 16, 4), 0u) << "misaligned";
 }
 
 // Every register, every width, random values: the device may need a reset, nothing else happens.

@@ -34,16 +34,18 @@ void RngDevice::read_config(std::uint64_t offset, std::span<std::byte> target) c
 Result<void> RngDevice::activate(Activation activation) {
   Result<void> result;
   loop_.call([&] {
-    auto active = std::make_unique<Active>();
-    active->queue = std::move(activation.queues.at(0));
-    active->interrupts = activation.interrupts;
-    if (active->queue) {
-      result = loop_.watch(active->queue->kick->fd(), EPOLLIN | EPOLLET,
-                           [this](std::uint32_t) { serve(); });
+    if (auto& active = activation.queues.at(0)) {
+      auto queue = std::make_unique<ServedQueue>(
+          loop_, std::uint16_t{0}, std::move(*active), *activation.interrupts, kMaxTurn,
+          [this](const Chain& chain) { return serve(chain); },
+          [interrupts = activation.interrupts](std::string_view reason) {
+            interrupts->needs_reset(reason);
+          });
+      result = queue->start();
       if (!result) return;
+      queue_ = std::move(queue);
     }
-    active_ = std::move(active);
-    serve();  // requests of before a restore or a stop
+    active_ = true;
   });
   return result;
 }
@@ -51,46 +53,20 @@ Result<void> RngDevice::activate(Activation activation) {
 std::vector<std::optional<Queue>> RngDevice::deactivate() {
   std::vector<std::optional<Queue>> queues;
   loop_.call([&] {
-    if (!active_) return;
+    if (!std::exchange(active_, false)) return;
     auto& queue = queues.emplace_back();
-    if (active_->queue) {
-      loop_.forget(active_->queue->kick->fd());
-      queue = std::move(active_->queue->queue);
-    }
-    active_.reset();
+    if (queue_) queue = queue_->stop();
+    queue_.reset();
   });
   return queues;
 }
 
-void RngDevice::serve() {
-  if (!active_ || !active_->queue || active_->broken) return;
-  auto& queue = active_->queue->queue;
-  const auto more = serve_turn(queue);
-  if (!more) {
-    active_->broken = true;
-    active_->interrupts->needs_reset(more.error().message());
-    return;
-  }
-  if (queue.take_notification()) active_->interrupts->queue_used(0);
-  if (*more) active_->queue->kick->signal();  // to be back after the loop's other tasks
-}
-
-// True when chains are left for the next turn.
-Result<bool> RngDevice::serve_turn(Queue& queue) {
-  queue.disable_kicks();
-  std::size_t given = 0;
-  for (;;) {
-    auto chain = TRY(queue.pop());
-    if (!chain) {
-      if (!queue.enable_kicks()) return false;
-      continue;
-    }
-    const std::size_t filled = fill_random(chain->writable(), kMaxRequest);
-    queue.push(std::move(*chain), static_cast<std::uint32_t>(filled));
-    // Chains without room cost time too.
-    given += std::max<std::size_t>(filled, 256);
-    if (given >= kMaxTurn) return true;
-  }
+Handled RngDevice::serve(const Chain& chain) {
+  const std::size_t filled = fill_random(chain.writable(), kMaxRequest);
+  requests_.fetch_add(1, std::memory_order_relaxed);
+  bytes_.fetch_add(filled, std::memory_order_relaxed);
+  // Chains without room cost time too.
+  return Handled::used(filled, std::max<std::size_t>(filled, 256));
 }
 
 void RngDevice::save(state::Sections& sections, std::string_view name) const {
@@ -100,6 +76,11 @@ void RngDevice::save(state::Sections& sections, std::string_view name) const {
 Result<void> RngDevice::restore(state::Sections& sections, std::string_view name) {
   TRY(sections.take<RngState>(name));
   return {};
+}
+
+NamedValues RngDevice::metrics() {
+  return {{"requests", requests_.load(std::memory_order_relaxed)},
+          {"bytes", bytes_.load(std::memory_order_relaxed)}};
 }
 
 }  // namespace vmm::virtio

@@ -1,9 +1,11 @@
 // RngDevice: virtio-rng (virtio 1.2, 5.4), the host's random bytes for the guest.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "devices/virtio/device.h"
+#include "devices/virtio/served_queue.h"
 #include "src/base/event_loop.h"
 
 namespace vmm::virtio {
@@ -27,19 +29,16 @@ class RngDevice : public Device {
   std::vector<std::optional<Queue>> deactivate() override;
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
+  NamedValues metrics() override;
 
  private:
-  struct Active {
-    std::optional<ActiveQueue> queue;
-    Interrupts* interrupts = nullptr;
-    bool broken = false;
-  };
-
-  void serve();
-  Result<bool> serve_turn(Queue& queue);
+  Handled serve(const Chain& chain);
 
   EventLoop& loop_;
-  std::unique_ptr<Active> active_;  // touched on the loop's thread
+  // While active, on the loop's thread; null: the driver did not enable it.
+  bool active_ = false;
+  std::unique_ptr<ServedQueue> queue_;
+  std::atomic<std::uint64_t> requests_{0}, bytes_{0};
 };
 
 }  // namespace vmm::virtio

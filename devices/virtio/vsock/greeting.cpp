@@ -35,7 +35,7 @@ Greeting::State Greeting::read() {
 Greeting::State Greeting::parse() {
   const std::string_view line = std::string_view(line_).substr(0, line_.size() - 1);
   if (!line.starts_with(kWord)) return State::wrong;
-  const auto port = parse_number(line.substr(kWord.size()), 0, UINT32_MAX - 1, "a vsock port");
+  const auto port = parse_number(line.substr(kWord.size()), 0, UINT32_MAX - 1, "vsock port");
   if (!port) return State::wrong;
   guest_port_ = static_cast<std::uint32_t>(*port);
   return State::complete;

@@ -26,7 +26,7 @@ namespace {
 enum : std::size_t { kReceive, kTransmit, kEvent, kQueues };
 constexpr std::uint16_t kRingSize = 256;
 constexpr std::uint16_t kEventRingSize = 16;
-constexpr int kBatch = 64;
+constexpr std::size_t kBatch = 64;
 constexpr int kRounds = 16;
 // Beyond it the guest's packets wait, as each may ask for another reply.
 constexpr std::size_t kMostReplies = kRingSize;
@@ -108,7 +108,7 @@ void VsockDevice::read_config(std::uint64_t offset, std::span<std::byte> target)
   read_config_bytes(std::as_bytes(std::span(&cid, 1)), offset, target);
 }
 
-VsockMetrics VsockDevice::metrics() const {
+VsockStatistics VsockDevice::statistics() const {
   const auto get = [](const std::atomic<std::uint64_t>& counter) {
     return counter.load(std::memory_order_relaxed);
   };
@@ -117,7 +117,20 @@ VsockMetrics VsockDevice::metrics() const {
           .rx_bytes = get(counters_.rx_bytes),
           .tx_packets = get(counters_.tx_packets),
           .tx_bytes = get(counters_.tx_bytes),
-          .ended = get(counters_.ended)};
+          .ended = get(counters_.ended),
+          .rx_waiting = get(counters_.rx_waiting)};
+}
+
+NamedValues VsockDevice::metrics() {
+  const auto s = statistics();
+  return {{"connections", s.connections}, {"ended", s.ended},
+          {"rx_packets", s.rx_packets},   {"rx_bytes", s.rx_bytes},
+          {"tx_packets", s.tx_packets},   {"tx_bytes", s.tx_bytes},
+          {"rx_waiting", s.rx_waiting}};
+}
+
+NamedValues VsockDevice::status() const {
+  return {{"cid", std::uint64_t{config_.cid}}, {"path", config_.path}};
 }
 
 // --- Life ---------------------------------------------------------------------------------------
@@ -267,11 +280,11 @@ void VsockDevice::update_listener() {
   }
   const auto result = loop_.watch(listener_->fd(), EPOLLIN, [this](std::uint32_t) { accept(); });
   listening_ = result.has_value();
-  if (!result) log::error("vsock: {}", result.error().message());
+  if (!result) log::error_limited(limit_, "vsock: {}", result.error().message());
 }
 
 void VsockDevice::accept() {
-  for (int i = 0; i < kBatch && listening_; ++i) {
+  for (std::size_t i = 0; i < kBatch && listening_; ++i) {
     UniqueFd socket = listener_->accept();
     if (!socket) {
       if (errno == EMFILE || errno == ENFILE) pause_listener();
@@ -389,7 +402,7 @@ void VsockDevice::remove(Key key) {
   const auto it = connections_.find(key);
   if (it->second->watched) loop_.forget(it->second->connection.fd());
   waiting_ -= it->second->waiting;
-  // Its place in ready_, if any, is skipped.
+  if (it->second->queued) std::erase(ready_, key);
   connections_.erase(it);
   counters_.connections = connections_.size();
   update_listener();
@@ -398,6 +411,11 @@ void VsockDevice::remove(Key key) {
 // --- The guest's side ---------------------------------------------------------------------------
 
 void VsockDevice::run() {
+  serve();
+  counters_.rx_waiting.store(ready_.size() + replies_.size(), std::memory_order_relaxed);
+}
+
+void VsockDevice::serve() {
   for (int round = 0; round < kRounds; ++round) {
     if (!life_ || broken_) return;
     bool more = serve_transmit();
@@ -419,34 +437,21 @@ void VsockDevice::run() {
 bool VsockDevice::serve_transmit() {
   if (!tx_kicked_ || broken_ || !queues_[kTransmit]) return false;
   auto& queue = queues_[kTransmit]->queue;
-  queue.disable_kicks();
-  bool more = true;
-  for (int i = 0; i < kBatch && more; ++i) {
-    // The guest takes its replies first.
-    if (replies_.size() >= kMostReplies) {
-      more = false;
-      break;
-    }
-    auto popped = queue.pop();
-    if (!popped) {
-      break_device(popped.error().message());
-      return false;
-    }
-    if (!*popped) {
-      more = tx_kicked_ = queue.enable_kicks();
-      continue;
-    }
-    auto& chain = **popped;
-    if (!chain.writable().empty() || chain.readable_size() < sizeof(PacketHeader)) {
-      queue.unpop(std::move(chain));
-      break_device("a transmit chain that is no vsock packet");
-      return false;
-    }
-    take_packet(chain);
-    queue.push(std::move(chain), 0);
-  }
+  // The guest takes its replies first.
+  const auto turn = serve_turn(
+      queue, kBatch, [this] { return replies_.size() < kMostReplies; },
+      [this](const Chain& chain) {
+        if (!chain.writable().empty() || chain.readable_size() < sizeof(PacketHeader)) {
+          return Handled::refused("a transmit chain that is no vsock packet");
+        }
+        take_packet(chain);
+        return Handled::used(0);
+      },
+      [this](std::string_view reason) { break_device(reason); });
+  if (turn == Turn::broken) return false;
+  if (turn == Turn::empty) tx_kicked_ = false;
   if (queue.take_notification()) interrupts_->queue_used(kTransmit);
-  return more;
+  return turn == Turn::spent;
 }
 
 void VsockDevice::take_packet(const Chain& chain) {
@@ -499,44 +504,28 @@ void VsockDevice::reply_reset(const PacketHeader& to) {
 bool VsockDevice::serve_receive() {
   if (rx_starved_ || broken_ || !queues_[kReceive]) return false;
   auto& queue = queues_[kReceive]->queue;
-  bool more = true;
-  for (int i = 0; i < kBatch && more; ++i) {
-    if (replies_.empty() && ready_.empty()) {
-      more = false;
-      break;
-    }
-    auto popped = queue.pop();
-    if (!popped) {
-      break_device(popped.error().message());
-      return false;
-    }
-    if (!*popped) {
-      more = queue.enable_kicks();
-      rx_starved_ = !more;
-      continue;
-    }
-    queue.disable_kicks();
-    auto& chain = **popped;
-    // Room for a header alone would never let data through.
-    if (!chain.readable().empty() || chain.writable_size() <= sizeof(PacketHeader)) {
-      queue.unpop(std::move(chain));
-      break_device("a receive chain that holds no vsock packet");
-      return false;
-    }
-    const auto room = std::span(tail_of(chain.writable(), sizeof(PacketHeader), tail_));
-    const auto packet = next_packet(room);
-    if (!packet) {
-      queue.unpop(std::move(chain));
-      more = false;
-      break;
-    }
-    (void)copy_to_buffers(chain.writable(), 0, std::as_bytes(std::span(&*packet, 1)));
-    queue.push(std::move(chain), static_cast<std::uint32_t>(sizeof *packet + packet->length));
-    count(counters_.rx_packets);
-    count(counters_.rx_bytes, packet->length);
-  }
+  const auto turn = serve_turn(
+      queue, kBatch, [this] { return !replies_.empty() || !ready_.empty(); },
+      [this](const Chain& chain) { return give_packet(chain); },
+      [this](std::string_view reason) { break_device(reason); });
+  if (turn == Turn::broken) return false;
+  rx_starved_ = turn == Turn::empty;
   if (queue.take_notification()) interrupts_->queue_used(kReceive);
-  return more;
+  return turn == Turn::spent;
+}
+
+Handled VsockDevice::give_packet(const Chain& chain) {
+  // Room for a header alone would never let data through.
+  if (!chain.readable().empty() || chain.writable_size() <= sizeof(PacketHeader)) {
+    return Handled::refused("a receive chain that holds no vsock packet");
+  }
+  const auto packet = next_packet(tail_of(chain.writable(), sizeof(PacketHeader), tail_));
+  if (!packet) return Handled::not_yet();
+  (void)copy_to_buffers(chain.writable(), 0, std::as_bytes(std::span(&*packet, 1)));
+  // Before the guest can see the packet: whoever answers it may read the counters.
+  count(counters_.rx_packets);
+  count(counters_.rx_bytes, packet->length);
+  return Handled::used(sizeof *packet + packet->length);
 }
 
 // The next packet for the guest, its payload in `room`; connections take turns.
@@ -550,10 +539,9 @@ std::optional<PacketHeader> VsockDevice::next_packet(std::span<const iovec> room
   while (!ready_.empty()) {
     const Key key = ready_.front();
     ready_.pop_front();
-    const auto it = connections_.find(key);
-    if (it == connections_.end()) continue;
-    it->second->queued = false;
-    const auto packet = it->second->connection.make(room);
+    auto& entry = *connections_.at(key);
+    entry.queued = false;
+    const auto packet = entry.connection.make(room);
     settle(key);
     if (packet) return packet;
   }

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "devices/virtio/device.h"
+#include "devices/virtio/served_queue.h"
 #include "devices/virtio/vsock/config.h"
 #include "devices/virtio/vsock/connection.h"
 #include "devices/virtio/vsock/greeting.h"
@@ -30,11 +31,13 @@
 
 namespace vmm::virtio {
 
-struct VsockMetrics {
+struct VsockStatistics {
   std::uint64_t connections = 0;               // open now
   std::uint64_t rx_packets = 0, rx_bytes = 0;  // to the guest
   std::uint64_t tx_packets = 0, tx_bytes = 0;  // from it
   std::uint64_t ended = 0;                     // connections, so far
+  // What waits until the guest takes it: connections with packets, and replies.
+  std::uint64_t rx_waiting = 0;
 };
 
 class VsockDevice : public Device {
@@ -49,7 +52,7 @@ class VsockDevice : public Device {
 
   // Ends all connections and tells the driver so (5.10.6.8): the guest was restored or moved.
   void transport_reset();
-  VsockMetrics metrics() const;
+  VsockStatistics statistics() const;
 
   DeviceType type() const override { return DeviceType::vsock; }
   std::uint64_t features() const override;
@@ -60,6 +63,8 @@ class VsockDevice : public Device {
   std::vector<std::optional<Queue>> suspend() override;
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
+  NamedValues metrics() override;
+  NamedValues status() const override;
 
  private:
   struct Entry {
@@ -93,9 +98,11 @@ class VsockDevice : public Device {
   void watch_connections();
   std::vector<std::optional<Queue>> take_queues();
   void run();
+  void serve();
   bool serve_transmit();
   bool serve_receive();
   void take_packet(const Chain& chain);
+  Handled give_packet(const Chain& chain);
   void take_request(const vsock::PacketHeader& header);
   void reply_reset(const vsock::PacketHeader& to);
   std::optional<vsock::PacketHeader> next_packet(std::span<const iovec> room);
@@ -112,8 +119,10 @@ class VsockDevice : public Device {
   std::unordered_map<Key, std::unique_ptr<Entry>> connections_;
   std::size_t waiting_ = 0;  // bytes that hosts did not take yet
   log::RateLimit limit_;
-  std::deque<Key> ready_;                    // may have packets for the guest
-  std::deque<vsock::PacketHeader> replies_;  // resets for what is no connection
+  // Connections that may have packets for the guest: those that are `queued`, each once.
+  std::deque<Key> ready_;
+  std::deque<vsock::PacketHeader>
+      replies_;  // resets for what is no connection; kMostReplies at most
 
   // While active.
   Interrupts* interrupts_ = nullptr;
@@ -129,7 +138,7 @@ class VsockDevice : public Device {
 
   struct Counters {
     std::atomic<std::uint64_t> connections{0}, rx_packets{0}, rx_bytes{0}, tx_packets{0},
-        tx_bytes{0}, ended{0};
+        tx_bytes{0}, ended{0}, rx_waiting{0};
   };
   Counters counters_;
 };

@@ -55,7 +55,7 @@ class VsockTest : public ::testing::Test {
     device_ = std::move(*device);
     ASSERT_TRUE(device_->activate(
         test::activation_of(ram_.memory(), kFeatureEventIdx, {&rx_, &tx_, &events_}, interrupts_)));
-    for (int i = 0; i < 100; ++i) rx_.add({writable(4096)});
+    for (int i = 0; i < rx_buffers_; ++i) rx_.add({writable(4096)});
     rx_.kick();
   }
   void TearDown() override {
@@ -183,6 +183,12 @@ class VsockTest : public ::testing::Test {
   std::unique_ptr<VsockDevice> device_;
   std::uint32_t credit_ = 256u << 10;
   std::uint32_t forwarded_ = 0;
+  int rx_buffers_ = 100;
+};
+
+class VsockWithoutRoomTest : public VsockTest {
+ protected:
+  VsockWithoutRoomTest() { rx_buffers_ = 0; }
 };
 
 TEST_F(VsockTest, TellsTheCid) {
@@ -201,7 +207,7 @@ TEST_F(VsockTest, HostConnectsToGuest) {
   EXPECT_EQ(data.header.target_port, 52u);
   send(header(Operation::data, 52, stream.host_port), "hello host");
   EXPECT_EQ(read_some(stream.socket, 10), "hello host");
-  EXPECT_EQ(device_->metrics().connections, 1u);
+  EXPECT_EQ(device_->statistics().connections, 1u);
 }
 
 TEST_F(VsockTest, BytesBehindTheFirstLineAreForTheGuest) {
@@ -233,7 +239,7 @@ TEST_F(VsockTest, PortsThatNobodyListensAt) {
   EXPECT_TRUE(ended(socket));
   send(header(Operation::request, 1000, 77));
   EXPECT_EQ(expect(Operation::reset).header.source_port, 77u);
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, GuestConnectsToHost) {
@@ -320,7 +326,7 @@ TEST_F(VsockTest, AGuestThatExceedsItsCreditIsReset) {
     }
   }
   EXPECT_TRUE(reset);
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, CreditUpdatesFollowTheHostsReading) {
@@ -360,7 +366,7 @@ TEST_F(VsockTest, HostEndsItsSide) {
   stream.socket.reset();
   EXPECT_EQ(expect(Operation::shutdown).header.flags, vsock::kShutdownBoth);
   send(header(Operation::reset, 1, stream.host_port));
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, HostWritesAndCloses) {
@@ -371,7 +377,7 @@ TEST_F(VsockTest, HostWritesAndCloses) {
   EXPECT_EQ(expect(Operation::shutdown).header.flags, vsock::kShutdownBoth);
   send(header(Operation::reset, 1, stream.host_port));
   expect_silence();
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, GuestEndsItsSideThenAll) {
@@ -387,7 +393,7 @@ TEST_F(VsockTest, GuestEndsItsSideThenAll) {
   shutdown.flags = vsock::kShutdownBoth;
   send(shutdown);
   expect(Operation::reset);
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, DataBehindTheGuestsEndIsRefused) {
@@ -406,7 +412,7 @@ TEST_F(VsockTest, GuestResets) {
   send(header(Operation::reset, 1, stream.host_port));
   EXPECT_EQ(read_some(stream.socket, 100), "final");
   expect_silence();
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, HostDiesWhileTheGuestSends) {
@@ -415,7 +421,7 @@ TEST_F(VsockTest, HostDiesWhileTheGuestSends) {
   EXPECT_EQ(expect(Operation::shutdown).header.flags, vsock::kShutdownBoth);
   send(header(Operation::data, 1, stream.host_port), "to nobody");
   expect(Operation::reset);
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, HostDiesBeforeTheGuestAnswers) {
@@ -432,7 +438,7 @@ TEST_F(VsockTest, ManyConnections) {
   constexpr std::uint32_t kCount = 300;
   std::vector<Stream> streams;
   for (std::uint32_t i = 0; i < kCount; ++i) streams.push_back(connect_to_guest(i));
-  EXPECT_EQ(device_->metrics().connections, kCount);
+  EXPECT_EQ(device_->statistics().connections, kCount);
   for (auto& stream : streams) write_text(stream.socket, std::to_string(stream.guest_port));
   for (std::uint32_t i = 0; i < kCount; ++i) {
     const auto data = expect(Operation::data);
@@ -451,7 +457,7 @@ TEST_F(VsockTest, ManyConnections) {
   for (auto& stream : streams) {
     send(header(Operation::reset, stream.guest_port, stream.host_port));
   }
-  EXPECT_EQ(device_->metrics().connections, 0u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
 }
 
 TEST_F(VsockTest, ConnectionsBeyondTheMostWait) {
@@ -525,6 +531,40 @@ TEST_F(VsockTest, AFloodOfGarbageWaitsForItsReplies) {
   }
   while (replies < 600 && receive()) ++replies;
   EXPECT_EQ(replies, 600u);
+}
+
+// A guest that connects and resets without taking packets: what waits for it belongs to
+// connections.
+TEST_F(VsockWithoutRoomTest, AFloodOfConnectionsThatEndLeavesNothing) {
+  const auto listener = listen(80);
+  constexpr unsigned kRounds = 3000;
+  const auto request = tx_.add({readable_struct(header(Operation::request, 1000, 80))});
+  const auto reset = tx_.add({readable_struct(header(Operation::reset, 1000, 80))});
+  for (unsigned round = 0; round < kRounds; ++round) {
+    if (round > 0) {
+      tx_.offer(request);
+      tx_.offer(reset);
+    }
+    tx_.kick();
+    ASSERT_TRUE(tx_.wait_used());
+    ASSERT_TRUE(tx_.wait_used());
+    ASSERT_TRUE(listener.accept());
+  }
+  EXPECT_LE(device_->statistics().rx_waiting, 1u);
+  EXPECT_EQ(device_->statistics().connections, 0u);
+  // A connection that is there has its packet waiting, however often it is written to.
+  send(header(Operation::request, 2000, 80));
+  const auto socket = listener.accept();
+  const auto data = tx_.add({readable_struct(header(Operation::credit_request, 2000, 80))});
+  for (unsigned round = 0; round < kRounds; ++round) {
+    if (round > 0) tx_.offer(data);
+    tx_.kick();
+    ASSERT_TRUE(tx_.wait_used());
+  }
+  EXPECT_LE(device_->statistics().rx_waiting, 1u);
+  rx_.add({writable(4096)});
+  rx_.kick();
+  EXPECT_EQ(expect(Operation::response).header.target_port, 2000u);
 }
 
 TEST_F(VsockTest, NeedsResetOnBadChains) {
@@ -639,11 +679,16 @@ TEST(VsockConfigTest, Parses) {
   EXPECT_EQ(config->path, "/run/vm.sock");
   EXPECT_EQ(config->cid, 7u);
   EXPECT_EQ(parse_vsock_config("path=x")->cid, 3u);
-  EXPECT_EQ(parse_vsock_config("x,cid=2").error().message(),
-            "cid '2' is not right: a whole number from 3 to 4294967294 is");
+  EXPECT_EQ(
+      parse_vsock_config("x,cid=2").error().message(),
+      "vsock 'x,cid=2': cid: invalid value '2': expected a whole number from 3 to 4294967294");
   EXPECT_EQ(parse_vsock_config("x,cd=5").error().message(),
-            "unknown vsock key 'cd' (did you mean 'cid'?): PATH[,cid=N] is right");
-  EXPECT_FALSE(parse_vsock_config("cid=3"));
+            "vsock 'x,cd=5': unknown key 'cd' (did you mean 'cid'?)");
+  EXPECT_EQ(parse_vsock_config("cid=9")->path, "") << "nobody answers";
+  EXPECT_EQ(parse_vsock_config("cid=9,/run/v")->path, "/run/v");
+  EXPECT_FALSE(parse_vsock_config("/run/v,/run/w"));
+  EXPECT_FALSE(parse_vsock_config(std::string(97, 'x')));
+  EXPECT_FALSE(parse_vsock_config(""));
 }
 
 }  // namespace

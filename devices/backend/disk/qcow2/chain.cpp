@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <set>
 
 #include "devices/backend/disk/buffers.h"
@@ -28,28 +30,18 @@ Result<std::string> resolve(const std::string& image, std::string backing) {
   }
   const auto slash = image.rfind('/');
   if (backing.starts_with('/') || slash == std::string::npos) return backing;
-  return image.substr(0, slash + 1) + backing;
+  const auto joined = image.substr(0, slash + 1) + backing;
+  // Each image of a long chain adds its "../x" to the name of the next, up to more than the kernel
+  // takes.
+  constexpr std::size_t kLong = 1024;
+  if (joined.size() < kLong) return joined;
+  const auto end = joined.rfind('/');
+  std::error_code error;
+  const auto directory = std::filesystem::canonical(joined.substr(0, end), error);
+  return error ? joined : directory.string() + joined.substr(end);
 }
 
 }  // namespace
-
-Result<ImageFormat> parse_format(std::string_view name) {
-  if (name == "raw") return ImageFormat::raw;
-  if (name == "qcow2") return ImageFormat::qcow2;
-  return fail("'{}' is not a known format: raw or qcow2 is", name);
-}
-
-std::string_view format_name(ImageFormat format) {
-  return format == ImageFormat::qcow2 ? "qcow2" : "raw";
-}
-
-Result<ImageFormat> probe_format(const std::string& path) {
-  // What cannot be opened or read is told by who opens it in earnest.
-  const auto fd = open_file(path, O_RDONLY | O_NONBLOCK);
-  std::array<std::byte, 4> start{};
-  if (!fd || ::pread(fd->get(), start.data(), start.size(), 0) != 4) return ImageFormat::raw;
-  return has_magic(start) ? ImageFormat::qcow2 : ImageFormat::raw;
-}
 
 Result<std::unique_ptr<Chain>> Chain::open(const DiskConfig& config, Follow follow) {
   std::unique_ptr<Chain> chain(new Chain);
@@ -107,11 +99,22 @@ Result<void> Chain::add_layers(const DiskConfig& config, Follow follow) {
 
 Result<Chain::Named> Chain::backing() const {
   const Image& image = *layers_.back().image;
-  Named named{TRY(resolve(image.name(), image.header().backing_path)), {}};
-  const auto& format = image.header().backing_format;
-  const auto parsed = format.empty() ? probe_format(named.path) : parse_format(format);
+  return backing_of(image.name(), image.header());
+}
+
+Result<Chain::Named> Chain::backing_of(const std::string& name, const Header& header) {
+  Named named{TRY(resolve(name, header.backing_path)), {}};
+  const auto& format = header.backing_format;
+  // Its first bytes may be a guest's, and name any file of the host.
+  if (format.empty()) {
+    return fail(
+        "disk '{}' does not say the format of its backing file '{}': name it (raw or qcow2) with "
+        "`qemu-img rebase -u -F FORMAT -b {} {}`",
+        name, named.path, header.backing_path, name);
+  }
+  const auto parsed = parse_format(format);
   if (!parsed) {
-    return fail("disk '{}': the format of its backing file '{}': {}", image.name(), named.path,
+    return fail("disk '{}': the format of its backing file '{}': {}", name, named.path,
                 parsed.error().message());
   }
   named.format = *parsed;
@@ -133,6 +136,11 @@ std::vector<Chain::Named> Chain::describe() const {
     }
   }
   return layers;
+}
+
+void Chain::set_size(std::uint64_t size) {
+  top().set_size(size);
+  layers_[0].size = size_ = size;
 }
 
 std::expected<Location, int> Chain::locate(std::uint64_t offset, std::uint64_t length) {
@@ -161,6 +169,34 @@ std::expected<Location, int> Chain::locate_from(std::size_t layer, std::uint64_t
   location.extent.kind = Extent::Kind::zero;
   location.extent.length = length;
   return location;
+}
+
+std::expected<Location, int> Chain::locate_data(std::uint64_t offset, std::uint64_t length) {
+  Location found;
+  std::uint64_t done = 0;
+  while (done < length) {
+    auto location = locate(offset + done, length - done);
+    if (!location) return location;
+    Extent& extent = location->extent;
+    if (extent.kind == Extent::Kind::data && is_hole(location->layer, extent)) {
+      extent.kind = Extent::Kind::zero;
+    }
+    if (done == 0) found = *location;
+    if (done > 0 && extent.kind != Extent::Kind::zero) break;
+    done += extent.length;
+    if (extent.kind != Extent::Kind::zero) break;
+  }
+  found.extent.length = done;
+  return found;
+}
+
+// Shortens the extent to what is all a hole of the file, or all not.
+bool Chain::is_hole(std::size_t layer, Extent& extent) {
+  const auto data = vmm::next_data(file(layer).fd(), extent.host, extent.host + extent.length);
+  if (!data) return false;  // the file cannot tell
+  const bool hole = data->offset > extent.host;
+  extent.length = hole ? data->offset - extent.host : data->length;
+  return hole;
 }
 
 int Chain::perform(const Request& request) {

@@ -10,6 +10,7 @@
 // Any thread. Who changes the mapping of clusters holds their range in `locks_` first.
 #pragma once
 
+#include <atomic>
 #include <expected>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 
 #include "devices/backend/disk/disk.h"
 #include "devices/backend/disk/qcow2/image.h"
+#include "devices/backend/disk/qcow2/probe.h"
 #include "devices/backend/disk/qcow2/range_locks.h"
 
 namespace vmm::disk::qcow2 {
@@ -27,12 +29,6 @@ struct Location {
   Extent extent;
   std::size_t layer = 0;
 };
-
-// How a format is named in images and on command lines.
-Result<ImageFormat> parse_format(std::string_view name);
-std::string_view format_name(ImageFormat format);
-// By the file's first bytes.
-Result<ImageFormat> probe_format(const std::string& path);
 
 class Chain {
  public:
@@ -49,6 +45,7 @@ class Chain {
   const Image& top() const { return *layers_[0].image; }
   std::size_t layers() const { return layers_.size(); }
   RawFile& file(std::size_t layer);
+  std::uint64_t layer_size(std::size_t layer) const { return layers_[layer].size; }
   bool has_backing() const { return layers_.size() > 1; }
   // A file and what its bytes are.
   struct Named {
@@ -59,9 +56,14 @@ class Chain {
   std::vector<Named> describe() const;
   // What the last layer that is open names as its backing file; that one is an image.
   Result<Named> backing() const;
+  // The same of a header that the image `name` has; it names one.
+  static Result<Named> backing_of(const std::string& name, const Header& header);
 
   // Within the disk; as long as what lies together, at most `length`.
   std::expected<Location, int> locate(std::uint64_t offset, std::uint64_t length);
+  // The same for tools: holes of raw files are zeroes, and the extent is as long as it can be, over
+  // tables that are not there.
+  std::expected<Location, int> locate_data(std::uint64_t offset, std::uint64_t length);
   // What the layers from `layer` on have.
   std::expected<Location, int> locate_from(std::size_t layer, std::uint64_t offset,
                                            std::uint64_t length);
@@ -70,8 +72,13 @@ class Chain {
   int perform(const Request& request);
   int read(std::uint64_t offset, std::span<std::byte> target);
   int write(std::uint64_t offset, std::span<const std::byte> source);
+  // Bytes so far that writes of parts of clusters copied beside their own.
+  std::uint64_t copied_bytes() const { return copied_.load(std::memory_order_relaxed); }
   // Whether its content would be taken for a qcow2 image, were it a raw file.
   bool looks_like_image();
+  // The disk has another size from now on, for this object alone: Image::write_size() tells the
+  // file. The L1 table has to be large enough.
+  void set_size(std::uint64_t size);
   int flush() { return is_raw() ? layers_[0].raw->sync() : top().flush(); }
 
  private:
@@ -92,6 +99,7 @@ class Chain {
   Result<Layer> open_layer(const DiskConfig& config, ImageFormat format);
 
   int read_into(std::uint64_t offset, std::uint64_t length, std::span<const iovec> buffers);
+  bool is_hole(std::size_t layer, Extent& extent);
   int read_packed(const Location& location, std::uint64_t within, std::span<std::byte> target);
   int write(const Request& request);
   int write_piece(std::uint64_t offset, std::uint64_t length, std::span<const iovec> buffers);
@@ -109,6 +117,7 @@ class Chain {
   std::vector<Layer> layers_;
   std::uint64_t size_ = 0;
   RangeLocks locks_;
+  std::atomic<std::uint64_t> copied_{0};
   Unpacked unpacked_;  // the compressed cluster that was read last
 };
 

@@ -119,6 +119,7 @@ std::expected<std::uint64_t, int> Chain::write_new(std::uint64_t offset, std::ui
   request.buffers = vectors;
   if (error == 0) error = image.storage().file().perform(request);
   if (error == 0) error = image.link(begin / cluster_size, *run);
+  copied_.fetch_add(head.size() + tail.size(), std::memory_order_relaxed);
   if (error == 0) return end - offset;
   image.give_back(*run);
   return std::unexpected(error);

@@ -5,13 +5,17 @@
 #include <cstring>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
-#include "devices/backend/disk/qcow2/chain.h"
+#include "devices/backend/disk/qcow2/image.h"
+#include "devices/backend/disk/qcow2/probe.h"
+#include "devices/backend/disk/qcow2/snapshot_file.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
 
 constexpr std::size_t kMaxMessages = 20;
+constexpr std::uint64_t kClustersAtOnce = 1u << 16;
 
 // References of clusters, by number; only what is touched takes memory.
 class Counts {
@@ -44,8 +48,8 @@ class Counts {
 
 class Checker {
  public:
-  Checker(Storage& storage, const Header& header)
-      : storage_(storage), header_(header), refcounts_(storage, header) {}
+  Checker(Storage& storage, const Header& header, Progress& progress)
+      : storage_(storage), header_(header), refcounts_(storage, header), progress_(progress) {}
 
   int run(Repair repair);
   CheckResult result() { return std::move(result_); }
@@ -60,6 +64,7 @@ class Checker {
   }
   // Counts what lies at an offset; false, and a corruption, when it cannot.
   bool count(const char* what, std::uint64_t offset, std::uint64_t bytes);
+  int check_refcount_table();
   int count_tables();
   int count_snapshots();
   enum class Active : std::uint8_t { no, yes };
@@ -75,6 +80,7 @@ class Checker {
   Storage& storage_;
   Header header_;
   Refcounts refcounts_;
+  Progress& progress_;
   Counts counts_;
   CheckResult result_;
   struct Copied {
@@ -99,18 +105,26 @@ bool Checker::count(const char* what, std::uint64_t offset, std::uint64_t bytes)
 int Checker::count_l1(std::uint64_t offset, std::uint64_t entries, Active active) {
   if (entries == 0) return 0;
   if (offset % cluster_size() != 0 || entries > kMaxL1Bytes / 8) {
-    corrupt("an L1 table of {} entries at {:#x} is not possible", entries, offset);
+    corrupt("invalid L1 table of {} entries at {:#x}", entries, offset);
     return 0;
   }
   if (!count("L1 table", offset, entries * 8)) return 0;
   std::vector<std::byte> bytes(entries * 8);
   if (const int error = storage_.read(offset, bytes); error != 0) return error;
+  std::uint64_t tables = 0;
+  for (std::uint64_t i = 0; i < entries; ++i) {
+    if (load<std::uint64_t>(&bytes[i * 8]) != 0) ++tables;
+  }
+  progress_.begin("checking tables", tables * cluster_size());
   std::set<std::uint64_t> seen;
   for (std::uint64_t i = 0; i < entries; ++i) {
     const auto entry = load<std::uint64_t>(&bytes[i * 8]);
     const std::uint64_t table = entry & kOffsetMask;
-    if (table == 0) continue;
-    if (table % cluster_size() != 0) {
+    if (entry == 0) continue;
+    if ((entry & kReservedL1) != 0) corrupt("L1 entry {} has reserved bits: {:#x}", i, entry);
+    if (table == 0) {
+      corrupt("L1 entry {} has no L2 table, but is not empty: {:#x}", i, entry);
+    } else if (table % cluster_size() != 0) {
       corrupt("L1 entry {} has an L2 table at {:#x}, which does not begin a cluster", i, table);
     } else if (!seen.insert(table).second) {
       corrupt("the L2 table at {:#x} is used twice", table);
@@ -120,6 +134,7 @@ int Checker::count_l1(std::uint64_t offset, std::uint64_t entries, Active active
       }
       if (const int error = count_l2(table, i, active); error != 0) return error;
     }
+    if (!progress_.advance(cluster_size())) return kCancelled;
   }
   return 0;
 }
@@ -135,7 +150,6 @@ int Checker::count_l2(std::uint64_t offset, std::uint64_t number, Active active)
 
 void Checker::count_entry(std::uint64_t entry, std::uint64_t cluster, Active active) {
   const Extent extent = decode_entry(header_, entry);
-  if (extent.host == 0) return;
   if (extent.kind == Extent::Kind::compressed) {
     if ((entry & kCopied) != 0) corrupt("the compressed cluster {} is marked as writable", cluster);
     if (count("compressed cluster", extent.host, extent.packed_size) && active == Active::yes) {
@@ -143,6 +157,10 @@ void Checker::count_entry(std::uint64_t entry, std::uint64_t cluster, Active act
     }
     return;
   }
+  if ((entry & kReservedL2) != 0) {
+    corrupt("the entry of cluster {} has reserved bits: {:#x}", cluster, entry);
+  }
+  if (extent.host == 0) return;
   if (extent.host % cluster_size() != 0) {
     corrupt("cluster {} lies at {:#x}, which does not begin a cluster", cluster, extent.host);
     return;
@@ -180,7 +198,22 @@ int Checker::count_snapshots() {
   return 0;
 }
 
+int Checker::check_refcount_table() {
+  std::vector<std::byte> bytes(refcounts_.table().size() * 8);
+  if (const int error = storage_.read(header_.refcount_table_offset, bytes); error != 0) {
+    return error;
+  }
+  for (std::size_t i = 0; i < refcounts_.table().size(); ++i) {
+    const auto entry = load<std::uint64_t>(&bytes[i * 8]);
+    if ((entry & kReservedRefcountTable) != 0) {
+      corrupt("refcount table entry {} has reserved bits: {:#x}", i, entry);
+    }
+  }
+  return 0;
+}
+
 int Checker::count_tables() {
+  if (const int error = check_refcount_table(); error != 0) return error;
   (void)count("header", 0, cluster_size());
   (void)count("refcount table", header_.refcount_table_offset,
               std::uint64_t{header_.refcount_table_clusters} * cluster_size());
@@ -224,12 +257,26 @@ int Checker::compare_cluster(std::uint64_t cluster, Repair repair) {
 }
 
 int Checker::compare(Repair repair) {
-  for (const auto cluster : counts_.clusters()) {
+  const std::uint64_t per_block = header_.refcounts_per_block();
+  const std::uint64_t bytes_each = std::max<std::uint64_t>(1, cluster_size() / per_block);
+  const auto used = counts_.clusters();
+  const auto blocks = static_cast<std::uint64_t>(
+      std::ranges::count_if(refcounts_.table(), [](std::uint64_t block) { return block != 0; }));
+  progress_.begin("checking refcounts", (used.size() + blocks * per_block) * bytes_each);
+  std::uint64_t since = 0;
+  // A repair that was begun is finished.
+  const auto advance = [&](std::uint64_t clusters) {
+    since += clusters;
+    if (since < kClustersAtOnce) return true;
+    const auto result = progress_.advance(std::exchange(since, 0) * bytes_each);
+    return result || repair != Repair::none;
+  };
+  for (const auto cluster : used) {
     if (const int error = compare_cluster(cluster, repair); error != 0) return error;
+    if (!advance(1)) return kCancelled;
   }
   // What nothing refers to. Repairing may have added blocks, which are right.
   const auto table = refcounts_.table();
-  const std::uint64_t per_block = header_.refcounts_per_block();
   std::set<std::uint64_t> seen;
   for (std::uint64_t i = 0; i < table.size(); ++i) {
     if (table[i] == 0 || !seen.insert(table[i]).second) continue;
@@ -237,6 +284,7 @@ int Checker::compare(Repair repair) {
       if (counts_.get(c) != 0 || refcounts_.is_new(c)) continue;
       if (const int error = compare_cluster(c, repair); error != 0) return error;
     }
+    if (!advance(per_block)) return kCancelled;
   }
   return 0;
 }
@@ -274,7 +322,8 @@ int Checker::run(Repair repair) {
 
 }  // namespace
 
-Result<CheckResult> check_image(const std::string& path, Repair repair) {
+Result<CheckResult> check_image(const std::string& path, Repair repair, Progress& progress) {
+  if (repair != Repair::none) TRY(refuse_snapshot_file(path));
   DiskConfig config;
   config.path = path;
   config.read_only = repair == Repair::none;
@@ -290,7 +339,7 @@ Result<CheckResult> check_image(const std::string& path, Repair repair) {
         "disk '{}' has persistent bitmaps, which cannot be checked here; `qemu-img check` can",
         path);
   }
-  Checker checker(storage, header);
+  Checker checker(storage, header, progress);
   if (const int error = checker.run(repair); error != 0) {
     return fail_errno_text(error, fmt::format("cannot check disk '{}'", path));
   }

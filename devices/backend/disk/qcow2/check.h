@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 
 namespace vmm::disk::qcow2 {
@@ -28,6 +29,8 @@ enum class Repair : std::uint8_t {
   leaks,
 };
 
-Result<CheckResult> check_image(const std::string& path, Repair repair = Repair::none);
+// It is cancelled while it counts and compares, not while it repairs.
+Result<CheckResult> check_image(const std::string& path, Repair repair = Repair::none,
+                                Progress& progress = Progress::none());
 
 }  // namespace vmm::disk::qcow2

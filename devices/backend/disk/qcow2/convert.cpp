@@ -1,5 +1,7 @@
 #include "devices/backend/disk/qcow2/convert.h"
 
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +9,7 @@
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/compression.h"
 #include "devices/backend/disk/qcow2/create.h"
+#include "devices/backend/disk/qcow2/data_size.h"
 #include "src/base/new_file.h"
 #include "src/base/zero.h"
 
@@ -14,6 +17,7 @@ namespace vmm::disk::qcow2 {
 namespace {
 
 constexpr std::uint64_t kPiece = 2u << 20;
+constexpr std::uint64_t kLeast = 64u << 10;
 // A raw file's holes are not smaller.
 constexpr std::uint64_t kHole = 4096;
 
@@ -46,6 +50,11 @@ class ImageTarget : public Target {
  public:
   ImageTarget(std::unique_ptr<Chain> chain, std::optional<Compression> compression)
       : chain_(std::move(chain)), compression_(compression) {}
+  ImageTarget(const ImageTarget&) = delete;
+  ImageTarget& operator=(const ImageTarget&) = delete;
+  ~ImageTarget() override {
+    if (!finished_) chain_->top().abandon();
+  }
   std::uint64_t unit() const override { return chain_->top().header().cluster_size(); }
   std::uint64_t most() const override { return compression_ ? unit() : kPiece; }
 
@@ -58,7 +67,11 @@ class ImageTarget : public Target {
     const auto packed = compress(*compression_, cluster);
     return packed.empty() ? chain_->write(offset, data) : append(offset / unit(), packed);
   }
-  int finish() override { return chain_->flush(); }
+  int finish() override {
+    const int error = chain_->flush();
+    finished_ = error == 0;
+    return error;
+  }
 
  private:
   // Packed clusters lie behind one another, across the file's clusters where these touch.
@@ -81,48 +94,63 @@ class ImageTarget : public Target {
 
   std::unique_ptr<Chain> chain_;
   std::optional<Compression> compression_;
+  bool finished_ = false;
   std::uint64_t at_ = 0;  // where the next packed cluster goes
   std::uint64_t end_ = 0;
 };
 
-int copy(Chain& source, Target& target) {
+// What is not zero of `piece`, which begins at a unit; neighbours together.
+int write_units(Target& target, std::uint64_t offset, std::span<const std::byte> piece) {
+  const std::uint64_t unit = target.unit();
+  const auto size = [&](std::uint64_t at) { return std::min(unit, piece.size() - at); };
+  for (std::uint64_t begin = 0; begin < piece.size();) {
+    std::uint64_t end = begin;
+    while (end < piece.size() && !is_zero(piece.subspan(end, size(end)))) end += size(end);
+    const std::uint64_t step = target.most();
+    for (std::uint64_t at = begin; at < end; at += step) {
+      const auto part = piece.subspan(at, std::min(step, end - at));
+      if (const int error = target.write(offset + at, part); error != 0) return error;
+    }
+    begin = end < piece.size() ? end + size(end) : end;
+  }
+  return 0;
+}
+
+int copy(Chain& source, Target& target, Progress& progress) {
+  const auto total = data_size(source, progress);
+  if (!total) return total.error();
+  progress.begin("converting", *total);
   const std::uint64_t unit = target.unit();
   std::vector<std::byte> data(std::max(kPiece, unit));
   for (std::uint64_t offset = 0; offset < source.size();) {
-    const std::uint64_t length = std::min<std::uint64_t>(data.size(), source.size() - offset);
-    const auto location = source.locate(offset, length);
+    const std::uint64_t left = source.size() - offset;
+    const auto location = source.locate_data(offset, left);
     if (!location) return location.error();
+    std::uint64_t end = offset + location->extent.length;
     if (location->extent.kind == Extent::Kind::zero) {
       // Up to where a unit of the target begins.
-      const std::uint64_t end = offset + location->extent.length;
       const std::uint64_t next = end >= source.size() ? end : round_down(end, unit);
       if (next > offset) {
         offset = next;
         continue;
       }
     }
+    // Whole units, and not too few bytes at once where little lies together.
+    end = round_up(std::max(end, offset + kLeast), unit);
+    const std::uint64_t length = std::min<std::uint64_t>({data.size(), left, end - offset});
     const auto piece = std::span(data).first(length);
-    if (const int error = source.read(offset, piece); error != 0) return error;
-    // Neighbours that hold something are written together.
-    for (std::uint64_t begin = 0; begin < length;) {
-      const auto size = [&](std::uint64_t at) { return std::min(unit, length - at); };
-      std::uint64_t end = begin;
-      while (end < length && !is_zero(piece.subspan(end, size(end)))) end += size(end);
-      const std::uint64_t step = target.most();
-      for (std::uint64_t at = begin; at < end; at += step) {
-        const auto part = piece.subspan(at, std::min(step, end - at));
-        if (const int error = target.write(offset + at, part); error != 0) return error;
-      }
-      begin = end < length ? end + size(end) : end;
-    }
+    int error = source.read(offset, piece);
+    if (error == 0) error = write_units(target, offset, piece);
+    if (error != 0) return error;
     offset += length;
+    if (!progress.advance(length)) return kCancelled;
   }
   return 0;
 }
 
 }  // namespace
 
-Result<void> convert(const ConvertOptions& options) {
+Result<void> convert(const ConvertOptions& options, Progress& progress) {
   DiskConfig from;
   from.path = options.source;
   from.format = options.source_format;
@@ -141,6 +169,10 @@ Result<void> convert(const ConvertOptions& options) {
     if (::ftruncate(file.fd(), static_cast<off_t>(source->size())) < 0) {
       return fail_errno("cannot extend '{}'", options.target);
     }
+    // Its file system may let the two share their blocks: nothing is copied then.
+    if (source->is_raw() && ::ioctl(file.fd(), FICLONE, source->file(0).fd()) == 0) {
+      return file.publish();
+    }
     target = std::make_unique<RawTarget>(file.fd());
   } else {
     CreateOptions create;
@@ -153,7 +185,8 @@ Result<void> convert(const ConvertOptions& options) {
     into.format = ImageFormat::qcow2;
     target = std::make_unique<ImageTarget>(TRY(Chain::open(into)), options.compression);
   }
-  int error = copy(*source, *target);
+  int error = copy(*source, *target, progress);
+  progress.begin("writing to disk", 0);
   if (error == 0) error = target->finish();
   target.reset();
   if (error != 0) {

@@ -6,6 +6,7 @@
 
 #include "devices/backend/disk/disk_config.h"
 #include "devices/backend/disk/qcow2/header.h"
+#include "src/base/progress.h"
 
 namespace vmm::disk::qcow2 {
 
@@ -18,7 +19,8 @@ struct ConvertOptions {
   std::uint64_t cluster_size = 1ull << kDefaultClusterBits;
 };
 
-// The target has its name only when it is whole and durable; it never overwrites.
-Result<void> convert(const ConvertOptions& options);
+// The target has its name only when it is whole and durable; it never overwrites. Cancelled, it
+// leaves nothing.
+Result<void> convert(const ConvertOptions& options, Progress& progress = Progress::none());
 
 }  // namespace vmm::disk::qcow2

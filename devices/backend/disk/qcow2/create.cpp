@@ -35,23 +35,26 @@ Layout lay_out(const Header& header) {
 }
 
 Result<void> check(const CreateOptions& options) {
-  if (options.size == 0) return fail("a disk of 0 bytes is not possible");
+  if (options.size == 0) return fail("invalid disk size of 0 bytes: expected at least 512");
   if (options.size % kSectorSize != 0) {
-    return fail("a disk of {} bytes is not possible: a multiple of {} is", options.size,
+    return fail("invalid disk size of {} bytes: expected a multiple of {}", options.size,
                 kSectorSize);
   }
-  if (options.size > INT64_MAX) return fail("a disk of {} bytes is too large", options.size);
+  if (options.size > kMaxDiskSize) {
+    return fail("a disk of {} bytes is too large: expected at most {}", options.size, kMaxDiskSize);
+  }
   if (options.format == ImageFormat::raw) return {};
   const std::uint64_t cluster = options.cluster_size;
   if (!std::has_single_bit(cluster) || cluster < 1ull << kMinClusterBits ||
       cluster > 1ull << kMaxClusterBits) {
-    return fail("clusters of {} bytes are not possible: a power of two from 512 to 2M is", cluster);
+    return fail("invalid cluster size of {} bytes: expected a power of two from 512 to 2M",
+                cluster);
   }
   const auto bits = static_cast<std::uint32_t>(std::countr_zero(cluster));
   const std::uint64_t most = (kMaxL1Bytes / 8) << (2 * bits - 3);
   if (options.size > most) {
-    return fail("a disk of {} bytes is too large for clusters of {}: {} are possible", options.size,
-                format_size(cluster), format_size(most));
+    return fail("a disk of {} bytes is too large for clusters of {}: expected at most {}",
+                options.size, format_size(cluster), format_size(most));
   }
   return {};
 }
@@ -70,6 +73,10 @@ Result<CreateOptions> with_backing(CreateOptions options) {
   if (backing.format == ImageFormat::automatic) backing.format = TRY(probe_format(backing.path));
   const auto chain = Chain::open(backing);
   if (!chain) return fail("backing file: {}", chain.error().message());
+  if ((*chain)->layers() >= kMaxChain) {
+    return fail("backing file '{}' has {} files behind it; a disk has at most {}", backing.path,
+                (*chain)->layers() - 1, kMaxChain - 1);
+  }
   options.backing_format = backing.format;
   if (options.size == 0) options.size = round_up((*chain)->size(), kSectorSize);
   return options;

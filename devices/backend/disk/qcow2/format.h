@@ -24,6 +24,9 @@ inline constexpr std::size_t kMaxBackingName = 1023;
 inline constexpr std::size_t kMaxChain = 65;  // a disk over 64 layers
 
 // Offsets of header fields that are written one by one.
+inline constexpr std::uint64_t kBackingField = 8;  // offset (8), then bytes (4)
+inline constexpr std::uint64_t kSizeField = 24;
+inline constexpr std::uint64_t kL1Field = 36;             // entries (4), then offset (8)
 inline constexpr std::uint64_t kRefcountTableField = 48;  // offset (8), then clusters (4)
 inline constexpr std::uint64_t kIncompatibleField = 72;
 inline constexpr std::uint64_t kAutoclearField = 88;
@@ -44,6 +47,9 @@ inline constexpr std::uint64_t kCopied = 1ull << 63;      // its refcount is exa
 inline constexpr std::uint64_t kCompressed = 1ull << 62;  // L2
 inline constexpr std::uint64_t kZero = 1;                 // L2, version 3: reads as zeroes
 inline constexpr std::uint64_t kOffsetMask = 0x00fffffffffffe00;
+inline constexpr std::uint64_t kReservedL1 = 0x7f000000000001ff;
+inline constexpr std::uint64_t kReservedL2 = 0x3f000000000001fe;  // not of compressed clusters
+inline constexpr std::uint64_t kReservedRefcountTable = 0x1ff;
 
 template <typename T>
 T load(const void* from) {

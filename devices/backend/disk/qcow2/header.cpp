@@ -71,9 +71,10 @@ Result<void> check_features(const Header& header, const Extensions& extensions,
   const auto bit = static_cast<std::size_t>(std::countr_zero(unknown));
   const auto& known_as = extensions.incompatible_names[bit];
   if (known_as.empty()) {
-    return fail("disk '{}' needs the incompatible feature {}, which is not known", name, bit);
+    return fail("disk '{}' needs the incompatible feature {}, which is not supported", name, bit);
   }
-  return fail("disk '{}' needs the incompatible feature '{}', which is not known", name, known_as);
+  return fail("disk '{}' needs the incompatible feature '{}', which is not supported", name,
+              known_as);
 }
 
 // A table of `bytes` bytes, which is in the file and begins a cluster.
@@ -93,11 +94,11 @@ Result<void> check_table(const char* what, std::uint64_t offset, std::uint64_t b
 Result<void> check_geometry(const Header& header, std::uint64_t file_size,
                             const std::string& name) {
   if (header.size > INT64_MAX) {
-    return fail("disk '{}' is damaged: a size of {} bytes is not possible", name, header.size);
+    return fail("disk '{}' is damaged: invalid size of {} bytes", name, header.size);
   }
   const std::uint64_t l1_bytes = std::uint64_t{header.l1_entries} * 8;
   if (l1_bytes > kMaxL1Bytes) {
-    return fail("disk '{}': its L1 table of {} entries is too large; {} are possible", name,
+    return fail("disk '{}': its L1 table of {} entries is too large: expected at most {}", name,
                 header.l1_entries, kMaxL1Bytes / 8);
   }
   if (header.l1_entries < needed_l1_entries(header.size, header.cluster_bits)) {
@@ -109,13 +110,13 @@ Result<void> check_geometry(const Header& header, std::uint64_t file_size,
   }
   const std::uint64_t table = std::uint64_t{header.refcount_table_clusters} << header.cluster_bits;
   if (table == 0 || table > kMaxRefcountTableBytes) {
-    return fail("disk '{}' is damaged: a refcount table of {} clusters is not possible", name,
+    return fail("disk '{}' is damaged: invalid refcount table of {} clusters", name,
                 header.refcount_table_clusters);
   }
   // QEMU leaves the end of a table's last cluster out of the file.
   TRY(check_table("refcount table", header.refcount_table_offset, 8, header, file_size, name));
   if (header.snapshots > kMaxSnapshots) {
-    return fail("disk '{}': {} internal snapshots are too many; {} are possible", name,
+    return fail("disk '{}': {} internal snapshots are too many: expected at most {}", name,
                 header.snapshots, kMaxSnapshots);
   }
   return {};
@@ -133,14 +134,14 @@ std::uint64_t needed_l1_entries(std::uint64_t size, std::uint32_t cluster_bits) 
 }
 
 Result<std::uint64_t> header_extent(std::span<const std::byte> start, const std::string& name) {
-  if (start.size() < 24 || !has_magic(start)) return fail("disk '{}' is no qcow2 image", name);
+  if (start.size() < 24 || !has_magic(start)) return fail("disk '{}' is not a qcow2 image", name);
   const auto version = load<std::uint32_t>(&start[4]);
   if (version != 2 && version != 3) {
     return fail("disk '{}' is of qcow2 version {}; 2 and 3 are supported", name, version);
   }
   const auto bits = load<std::uint32_t>(&start[20]);
   if (bits < kMinClusterBits || bits > kMaxClusterBits) {
-    return fail("disk '{}' is damaged: clusters of 2^{} bytes; 2^{} to 2^{} are possible", name,
+    return fail("disk '{}' is damaged: invalid clusters of 2^{} bytes: expected 2^{} to 2^{}", name,
                 bits, kMinClusterBits, kMaxClusterBits);
   }
   return 1ull << bits;
@@ -172,14 +173,13 @@ Result<Header> parse_header(std::span<const std::byte> cluster, std::uint64_t fi
     header.refcount_order = fields.u32(96);
     header_length = fields.u32(100);
     if (header_length < kHeaderSizeV3 || header_length > cluster.size()) {
-      return fail("disk '{}' is damaged: a header of {} bytes is not possible", name,
-                  header_length);
+      return fail("disk '{}' is damaged: invalid header of {} bytes", name, header_length);
     }
   }
   if (encryption != 0) return fail("disk '{}' is encrypted, which is not supported", name);
   if (header.refcount_order > kMaxRefcountOrder) {
-    return fail("disk '{}' is damaged: refcounts of 2^{} bits; up to 64 are possible", name,
-                header.refcount_order);
+    return fail("disk '{}' is damaged: invalid refcounts of 2^{} bits: expected at most 64 bits",
+                name, header.refcount_order);
   }
   // Extensions lie between header and backing file's name.
   std::size_t extensions_end = cluster.size();
@@ -199,13 +199,55 @@ Result<Header> parse_header(std::span<const std::byte> cluster, std::uint64_t fi
   if ((header.incompatible & kIncompatibleCompression) != 0) {
     const std::byte type = header_length > kHeaderSizeV3 ? fields.u8(kHeaderSizeV3) : std::byte{0};
     if (type > std::byte{1}) {
-      return fail("disk '{}' is compressed by method {}, which is not known", name,
+      return fail("disk '{}' is compressed by method {}, which is not supported", name,
                   std::to_integer<int>(type));
     }
     header.compression = static_cast<Compression>(type);
   }
   TRY(check_geometry(header, file_size, name));
   return header;
+}
+
+Result<std::vector<std::byte>> with_backing_file(std::span<const std::byte> cluster,
+                                                 std::string_view path, std::string_view format) {
+  const Fields fields(cluster);
+  const std::size_t length = fields.u32(4) == 3 ? fields.u32(100) : kHeaderSizeV2;
+  const std::uint64_t old = fields.u64(kBackingField);
+  const std::size_t end = old == 0 ? cluster.size() : std::max<std::size_t>(old, length);
+  std::vector<std::byte> bytes(cluster.begin(), cluster.begin() + static_cast<long>(length));
+  const auto append = [&bytes](std::span<const std::byte> data, std::size_t size) {
+    bytes.insert(bytes.end(), data.begin(), data.end());
+    bytes.resize(bytes.size() + size - data.size());
+  };
+  const auto append_extension = [&](std::uint32_t type, std::span<const std::byte> data) {
+    std::byte head[8];
+    store(head, type);
+    store(head + 4, static_cast<std::uint32_t>(data.size()));
+    append(head, sizeof head);
+    append(data, round_up(data.size(), 8));
+  };
+  if (!path.empty()) {
+    append_extension(kExtensionBackingFormat, std::as_bytes(std::span(format)));
+  }
+  for (std::size_t at = length; end - at >= 8;) {
+    const auto type = fields.u32(at);
+    const auto size = fields.u32(at + 4);
+    if (type == kExtensionEnd) break;
+    const auto data = cluster.subspan(at + 8, size);
+    if (type != kExtensionBackingFormat) append_extension(type, data);
+    at += std::min<std::size_t>(8 + round_up(size, 8), end - at);
+  }
+  append_extension(kExtensionEnd, {});
+  store(&bytes[kBackingField], path.empty() ? std::uint64_t{0} : std::uint64_t{bytes.size()});
+  store(&bytes[kBackingField + 8], static_cast<std::uint32_t>(path.size()));
+  append(std::as_bytes(std::span(path)), path.size());
+  if (path.size() > kMaxBackingName || bytes.size() > cluster.size()) {
+    return fail("the backing file's name of {} bytes has no room in a header of {}", path.size(),
+                cluster.size());
+  }
+  // What was there before goes.
+  bytes.resize(cluster.size());
+  return bytes;
 }
 
 Result<std::vector<std::byte>> encode_header(const Header& header) {

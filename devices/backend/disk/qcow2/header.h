@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "devices/backend/disk/qcow2/format.h"
@@ -58,6 +59,11 @@ Result<Header> parse_header(std::span<const std::byte> cluster, std::uint64_t fi
 // The first cluster of a new image of version 3, without the zeroes at its end; what does not fit
 // is an error.
 Result<std::vector<std::byte>> encode_header(const Header& header);
+
+// The same header, which parse_header() took, over another backing file; an empty path: none. All
+// else stays, extensions that are not known too.
+Result<std::vector<std::byte>> with_backing_file(std::span<const std::byte> cluster,
+                                                 std::string_view path, std::string_view format);
 
 bool has_magic(std::span<const std::byte> start);
 

@@ -40,10 +40,11 @@ Image::Image(std::unique_ptr<RawFile> file, Access access)
     : storage_(std::move(file)), access_(access) {}
 
 Image::~Image() {
-  if (access_ == Access::read || !refcounts_) return;
+  if (access_ == Access::read || !refcounts_ || abandoned_) return;
   // What the first one unmaps, the second one counts.
   int error = flush();
   if (error == 0 && !is_clean()) error = flush();
+  // check: unlimited-log allowed, once an image
   if (error != 0) log::error("disk '{}' was not closed well: {}", name(), std::strerror(error));
 }
 
@@ -85,7 +86,7 @@ Result<void> Image::prepare_writing() {
         name(), name());
   }
   if ((header_.incompatible & kIncompatibleCorrupt) != 0) {
-    return fail("disk '{}' is marked as damaged; attach it with ',ro' to save what it has", name());
+    return fail("disk '{}' is marked as damaged; `vmm disk convert` may save what it has", name());
   }
   if (storage_.file().direct() && header_.cluster_size() < storage_.file().info().block_size) {
     return fail("disk '{}' has clusters of {} bytes, too small for direct I/O; leave ',direct' out",
@@ -95,14 +96,20 @@ Result<void> Image::prepare_writing() {
   if (const int error = refcounts_->read_table(); error != 0) {
     return fail_io(error, name(), "refcount table");
   }
-  refcounts_->reserve(0, header_.cluster_size());
-  refcounts_->reserve(header_.l1_offset, std::uint64_t{header_.l1_entries} * 8);
-  refcounts_->reserve(header_.refcount_table_offset,
-                      std::uint64_t{header_.refcount_table_clusters} << header_.cluster_bits);
+  std::vector<std::uint64_t> tables;
   for (const auto entry : l1_) {
-    if ((entry & kOffsetMask) != 0) refcounts_->reserve(entry & kOffsetMask, 1);
+    // One that does not begin a cluster is never used.
+    const std::uint64_t offset = entry & kOffsetMask;
+    if (offset != 0 && offset % header_.cluster_size() == 0) {
+      tables.push_back(offset >> header_.cluster_bits);
+    }
   }
-  refcounts_->reserve_done();
+  if (const auto twice = refcounts_->find_metadata(header_, std::move(tables))) {
+    return fail(
+        "disk '{}' is damaged: two of its tables use the cluster at {:#x}; `vmm disk convert` may "
+        "save what it has",
+        name(), *twice << header_.cluster_bits);
+  }
   // A last cluster that the file has not all of would be an end of the file to transfers.
   if (const int error = storage_.grow(round_up(storage_.size(), header_.cluster_size()));
       error != 0 && error != ENOSPC) {
@@ -120,23 +127,26 @@ Result<void> Image::prepare_writing() {
 
 // ---- looking up
 
-bool Image::is_fixed(std::uint64_t host) const {
-  const auto within = [host](std::uint64_t begin, std::uint64_t bytes) {
-    return host >= begin && host - begin < bytes;
-  };
-  return host < header_.cluster_size() ||
-         within(header_.l1_offset, std::uint64_t{header_.l1_entries} * 8) ||
-         within(refcounts_->table_offset(), refcounts_->table_clusters() << header_.cluster_bits);
-}
-
 Extent Image::classify(std::uint64_t entry) const {
   Extent extent = decode_entry(header_, entry);
   if (!extent.writable) return extent;
-  // A damaged image does not get its guest to write over tables.
   extent.writable = access_ == Access::write && extent.host < storage_.size() &&
-                    header_.cluster_size() <= storage_.size() - extent.host &&
-                    !is_fixed(extent.host);
+                    header_.cluster_size() <= storage_.size() - extent.host;
   return extent;
+}
+
+// A damaged image does not get its guest to write over header, tables or refcounts: an extent that
+// begins in them is not writable, another one ends before them.
+void Image::keep_from_metadata(Extent& extent) const {
+  const std::uint64_t cluster = extent.host >> header_.cluster_bits;
+  const std::uint64_t begin = cluster << header_.cluster_bits;
+  const std::uint64_t count =
+      ((extent.host + extent.length - 1) >> header_.cluster_bits) - cluster + 1;
+  const std::uint64_t fine = refcounts_->data_from(cluster, count);
+  if (fine == count) return;
+  extent.writable = fine > 0;
+  const std::uint64_t end = begin + std::max<std::uint64_t>(fine, 1) * header_.cluster_size();
+  extent.length = std::min(extent.length, end - extent.host);
 }
 
 std::expected<L2Table*, int> Image::load_table(std::uint32_t l1_index) {
@@ -179,16 +189,18 @@ std::expected<Extent, int> Image::map(std::uint64_t offset, std::uint64_t length
   Extent extent = classify(table->get(index));
   extent.length = cluster_size - within;
   const bool data = extent.kind == Extent::Kind::data;
-  if (data && extent.host % cluster_size != 0) return std::unexpected(EIO);
   if (extent.kind == Extent::Kind::compressed) {
     extent.length = std::min(extent.length, length);
     if (extent.host >= storage_.size()) return std::unexpected(EIO);
     return extent;
   }
+  // Of zeroes too, which may have a cluster: the entry is damaged, and so may be what it says.
+  if (extent.host % cluster_size != 0) return std::unexpected(EIO);
   while (extent.length < length) {
     const Extent next = classify(table->get(++index));
     if (next.kind != extent.kind || next.writable != extent.writable) break;
     if (data && next.host != extent.host + within + extent.length) break;
+    if (next.host % cluster_size != 0) break;
     extent.length += cluster_size;
   }
   extent.length = std::min(extent.length, length);
@@ -200,6 +212,7 @@ std::expected<Extent, int> Image::map(std::uint64_t offset, std::uint64_t length
     extent.writable = false;
   } else {
     extent.length = std::min(extent.length, storage_.size() - extent.host);
+    if (extent.writable) keep_from_metadata(extent);
   }
   return extent;
 }
@@ -207,6 +220,13 @@ std::expected<Extent, int> Image::map(std::uint64_t offset, std::uint64_t length
 Grace::Token Image::enter() {
   std::lock_guard lock(mutex_);
   return grace_.enter();
+}
+
+int Image::write_size() {
+  std::byte field[8];
+  store(field, header_.size);
+  const int error = storage_.write(kSizeField, field);
+  return error != 0 ? error : storage_.sync();
 }
 
 // ---- changing
@@ -243,13 +263,14 @@ std::expected<L2Table*, int> Image::writable_table(std::uint32_t l1_index) {
     table.l1_index = l1_index;
     target = &cache_->insert(std::move(table));
   }
+  refcounts_->add_metadata(run->first);
   target->offset = run->first << header_.cluster_bits;
   target->fresh = true;
   cache_->mark_dirty(*target, 0, header_.l2_entries());
   l1_[l1_index] = target->offset | kCopied;
   dirty_l1_.push_back(l1_index);
   if (old != 0) {
-    refcounts_->unreserve(old >> header_.cluster_bits);
+    refcounts_->remove_metadata(old >> header_.cluster_bits);
     freed_.push_back({old >> header_.cluster_bits, grace_.epoch()});
   }
   return target;

@@ -53,6 +53,8 @@ class Image {
   static Result<std::unique_ptr<Image>> open(std::unique_ptr<RawFile> file, Access access);
   // Flushes; an error there is logged.
   ~Image();
+  // The file goes away: nothing is left to be flushed.
+  void abandon() { abandoned_ = true; }
 
   const Header& header() const { return header_; }
   const std::string& name() const { return storage_.file().name(); }
@@ -76,6 +78,10 @@ class Image {
   enum class Leaves : std::uint8_t { nothing, zeroes };
   int unlink(std::uint64_t first, std::uint64_t count, Leaves leaves);
 
+  // See Chain::set_size().
+  void set_size(std::uint64_t size) { header_.size = size; }
+  int write_size();
+
   int flush();
   // Whether flush() would only have to sync the file.
   bool is_clean() const {
@@ -98,7 +104,7 @@ class Image {
   std::expected<L2Table*, int> load_table(std::uint32_t l1_index);
   std::expected<L2Table*, int> writable_table(std::uint32_t l1_index);
   Extent classify(std::uint64_t entry) const;
-  bool is_fixed(std::uint64_t host) const;
+  void keep_from_metadata(Extent& extent) const;
   void release(std::uint64_t entry);
   int collect(Writing& writing);
   int write_pieces(const Writing& writing);
@@ -108,6 +114,7 @@ class Image {
 
   Storage storage_;
   const Access access_;
+  bool abandoned_ = false;
   Header header_;
 
   std::mutex flush_mutex_;

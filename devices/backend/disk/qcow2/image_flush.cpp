@@ -140,7 +140,8 @@ void Image::reclaim() {
     std::ranges::sort(ready);
     for (std::size_t i = 0; i < ready.size(); ++i) {
       const bool twice = i + 1 < ready.size() && ready[i + 1] == ready[i];
-      if (!twice && refcounts_->get(ready[i]).value_or(0) == 1) last.push_back(ready[i]);
+      if (twice || refcounts_->is_metadata(ready[i])) continue;
+      if (refcounts_->get(ready[i]).value_or(0) == 1) last.push_back(ready[i]);
     }
   }
   for (std::size_t i = 0; i < last.size();) {

@@ -15,6 +15,7 @@ struct ImageInfo {
   ImageFormat format = ImageFormat::raw;
   std::uint64_t size = 0;   // of the disk, in bytes
   std::uint64_t space = 0;  // that the file takes on its file system
+  bool in_use = false;      // something writes to it: what is said here may be out of date
   // Of a qcow2 image.
   Header header;
   bool dirty = false;
@@ -28,6 +29,7 @@ struct ImageInfo {
   std::string backing_error;
 };
 
+// Reads headers alone, and so a disk that is in use too.
 Result<ImageInfo> describe_image(const std::string& path,
                                  ImageFormat format = ImageFormat::automatic);
 

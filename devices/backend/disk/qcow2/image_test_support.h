@@ -12,6 +12,7 @@
 #include <string>
 
 #include "devices/backend/disk/disk.h"
+#include "devices/backend/disk/qcow2/check.h"
 #include "devices/backend/disk/temporary_file.h"
 
 namespace vmm::test {
@@ -44,6 +45,23 @@ inline bool have_qemu_img() {
 inline void qemu_img(const std::string& words) {
   const auto ran = shell("qemu-img " + words);
   ASSERT_EQ(ran.code, 0) << "qemu-img " << words << ": " << ran.output;
+}
+
+#define EXPECT_SENTENCE(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+template <typename T>
+std::string error_of(const Result<T>& result) {
+  return result ? "no error" : result.error().message();
+}
+
+// By our own check, and by QEMU's.
+inline void expect_clean(const std::string& file) {
+  const auto ours = disk::qcow2::check_image(file);
+  ASSERT_TRUE(ours) << ours.error().message();
+  EXPECT_TRUE(ours->is_clean()) << ours->leaks << " leaks, " << ours->corruptions;
+  if (!have_qemu_img()) return;
+  const auto checked = shell("qemu-img check -f qcow2 " + file);
+  EXPECT_EQ(checked.code, 0) << checked.output;
 }
 
 // An open disk and a channel to it.

@@ -128,8 +128,6 @@ class KillTest : public ::testing::TestWithParam<const char*> {
   }
 
   void expect_right(const std::string& path) {
-    const auto checked = shell("qemu-img check -f qcow2 " + path);
-    ASSERT_TRUE(checked.code == 0 || checked.code == 3) << checked.output;
     auto ours = check_image(path);
     // The kernel may take a killed process's io_uring apart, and let go of its lock, a little
     // later.
@@ -139,6 +137,8 @@ class KillTest : public ::testing::TestWithParam<const char*> {
     }
     ASSERT_TRUE(ours) << ours.error().message();
     ASSERT_EQ(ours->corruptions, 0u);
+    const auto checked = shell("qemu-img check -f qcow2 " + path);
+    ASSERT_TRUE(checked.code == 0 || checked.code == 3) << checked.output;
     const auto disk = DrivenDisk::open({.path = path, .read_only = true});
     ASSERT_TRUE(disk);
     const auto content = disk->read(0, kSize);

@@ -10,7 +10,8 @@ namespace {
 
 class LayerTarget : public CopyTarget {
  public:
-  explicit LayerTarget(std::unique_ptr<Chain> chain) : chain_(std::move(chain)) {}
+  LayerTarget(std::unique_ptr<Chain> chain, std::string path)
+      : CopyTarget(std::move(path)), chain_(std::move(chain)) {}
 
   Result<void> write(std::uint64_t offset, std::span<const std::byte> chunk) override {
     if (const int error = chain_->top().flush_when_due(); error != 0) return failed(error);
@@ -44,7 +45,8 @@ Result<std::unique_ptr<CopyTarget>> copy_to_layer(CreateOptions options) {
     TRY(write_empty_image(file.get(), options));
   }
   return std::make_unique<LayerTarget>(
-      TRY(Chain::open({.path = options.path, .format = ImageFormat::qcow2}, Chain::Follow::none)));
+      TRY(Chain::open({.path = options.path, .format = ImageFormat::qcow2}, Chain::Follow::none)),
+      options.path);
 }
 
 }  // namespace vmm::disk::qcow2

@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
+#include <filesystem>
 
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/create.h"
@@ -16,8 +18,6 @@ namespace {
 using test::DrivenDisk;
 using test::qemu_img;
 using test::TemporaryDirectory;
-
-#define EXPECT_SENTENCE(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 std::string open_error(const DiskConfig& config) {
   const auto disk = open_disk(config);
@@ -54,7 +54,7 @@ class OpenTest : public ::testing::Test {
 };
 
 TEST_F(OpenTest, RefusesWhatItCannotRead) {
-  EXPECT_SENTENCE(patched(0, 0, 4), "is no qcow2 image");
+  EXPECT_SENTENCE(patched(0, 0, 4), "is not a qcow2 image");
   EXPECT_SENTENCE(patched(4, 1, 4), "version 1; 2 and 3");
   EXPECT_SENTENCE(patched(4, 4, 4), "version 4");
   EXPECT_SENTENCE(patched(32, 1, 4), "encrypted");
@@ -71,7 +71,7 @@ TEST_F(OpenTest, RefusesWhatLeavesTheFileOrTheLimits) {
   EXPECT_SENTENCE(patched(20, 22, 4), "clusters of 2^22");
   EXPECT_SENTENCE(patched(24, 0, 8), "0 bytes");
   EXPECT_SENTENCE(patched(24, 1000, 8), "1000 bytes, which is not a multiple of 512");
-  EXPECT_SENTENCE(patched(24, UINT64_MAX, 8), "is not possible");
+  EXPECT_SENTENCE(patched(24, UINT64_MAX, 8), "invalid size");
   EXPECT_SENTENCE(patched(24, 1ull << 40, 8), "too small");
   EXPECT_SENTENCE(patched(36, 0, 4), "too small");
   EXPECT_SENTENCE(patched(36, UINT32_MAX, 4), "too large");
@@ -83,7 +83,7 @@ TEST_F(OpenTest, RefusesWhatLeavesTheFileOrTheLimits) {
   EXPECT_SENTENCE(patched(56, UINT32_MAX, 4), "refcount table of 4294967295");
   EXPECT_SENTENCE(patched(60, 65537, 4), "65537 internal snapshots");
   EXPECT_SENTENCE(patched(96, 7, 4), "refcounts of 2^7");
-  EXPECT_SENTENCE(patched(100, 1u << 20, 4), "a header of 1048576");
+  EXPECT_SENTENCE(patched(100, 1u << 20, 4), "invalid header of 1048576");
   EXPECT_SENTENCE(patched(112, 0x1234567800001000, 8), "no error");
   EXPECT_SENTENCE(patched(112, 0x12345678ffffffff, 8), "leaves the header");
   EXPECT_SENTENCE(patched(8, 65000, 8), "no error");
@@ -114,9 +114,9 @@ TEST_F(OpenTest, TakesWhatTheFormatKeySays) {
   const auto raw = directory_.file("raw", 4096);
   EXPECT_EQ(open_disk({.path = image}).value()->info().size, 1u << 20);
   EXPECT_NE(open_disk({.path = image, .format = ImageFormat::raw}).value()->info().size, 1u << 20);
-  EXPECT_SENTENCE(open_error({.path = raw, .format = ImageFormat::qcow2}), "is no qcow2 image");
+  EXPECT_SENTENCE(open_error({.path = raw, .format = ImageFormat::qcow2}), "is not a qcow2 image");
   EXPECT_SENTENCE(open_error({.path = directory_.file("x", 0), .format = ImageFormat::qcow2}),
-                  "is no qcow2 image");
+                  "is not a qcow2 image");
   EXPECT_SENTENCE(open_error({.path = directory_.path() + "/none"}), "does not exist");
 }
 
@@ -160,11 +160,82 @@ TEST_F(OpenTest, RefusesChainsThatAreTooLong) {
          {.backing_path = std::to_string(i - 1), .backing_format = ImageFormat::qcow2});
   }
   EXPECT_EQ(open_error({.path = directory_.path() + "/64"}), "no error");
-  const auto path = directory_.path() + "/65";
-  const auto made =
-      create_image({.path = path, .backing_path = "64", .backing_format = ImageFormat::qcow2});
-  ASSERT_TRUE(made) << made.error().message();
+  const auto refused = create_image({.path = directory_.path() + "/65",
+                                     .backing_path = "64",
+                                     .backing_format = ImageFormat::qcow2});
+  ASSERT_FALSE(refused);
+  EXPECT_SENTENCE(refused.error().message(), "has 64 files behind it; a disk has at most 64");
+  // Another program made it.
+  const auto path = make("66", {.backing_path = "63", .backing_format = ImageFormat::qcow2});
+  const auto name = TemporaryDirectory::content(path).find("63");
+  ASSERT_NE(name, std::string::npos);
+  patch(path, name, 0x3634, 2);
   EXPECT_SENTENCE(open_error({.path = path}), "more than 64 backing files");
+}
+
+TEST_F(OpenTest, ABackingFileWithoutANamedFormatIsRefused) {
+  directory_.file("base", 1u << 20);
+  const auto path = make("overlay", {.backing_path = "base"});
+  // The header's extension that names it becomes one that nobody knows.
+  patch(path, kHeaderSizeV3 + 8, 0x12345678, 4);
+  const auto error = open_error({.path = path});
+  EXPECT_SENTENCE(error, "does not say the format of its backing file");
+  EXPECT_SENTENCE(error, "qemu-img rebase -u -F FORMAT -b base " + path);
+  if (!test::have_qemu_img()) return;
+  qemu_img("rebase -u -f qcow2 -F raw -b base " + path);
+  EXPECT_EQ(open_error({.path = path}), "no error");
+}
+
+TEST_F(OpenTest, ImagesOfOtherFormatsAreNotRaw) {
+  SKIP_WITHOUT_QEMU_IMG();
+  const auto path = directory_.path() + "/other";
+  constexpr std::array kFormats = {
+      "vmdk",      "vpc",  "vpc -o subformat=fixed",
+      "vhdx",      "vdi",  "qed",
+      "parallels", "qcow", "luks --object secret,id=s,data=x -o key-secret=s,iter-time=10"};
+  for (const std::string_view words : kFormats) {
+    SCOPED_TRACE(words);
+    const auto format = words.substr(0, words.find(' '));
+    if (format == "luks") {  // qemu-img would derive a key, and measure how quick that is
+      std::ofstream(path) << "LUKS\xba\xbe" << std::string(4096, '\1');
+    } else {
+      qemu_img(fmt::format("create -q -f {} {} 4M", words, path));
+    }
+    const auto error = open_error({.path = path});
+    EXPECT_SENTENCE(error, "image, which is not supported");
+    EXPECT_SENTENCE(error, fmt::format("`qemu-img convert -f {} -O qcow2 {} NEW`", format, path));
+    EXPECT_SENTENCE(open_error({.path = path, .read_only = true}), "not supported");
+    EXPECT_SENTENCE(open_error({.path = path, .read_only = true, .scratch = true}),
+                    "not supported");
+    EXPECT_EQ(open_error({.path = directory_.file("x", 512), .format = ImageFormat::raw}),
+              "no error");
+    std::filesystem::resize_file(path, 8u << 20);
+    EXPECT_EQ(open_error({.path = path, .format = ImageFormat::raw}), "no error");
+    ASSERT_EQ(::unlink(path.c_str()), 0);
+  }
+}
+
+TEST_F(OpenTest, AVhdOfFixedSizeIsKnownByItsEnd) {
+  const auto write = [&](const std::string& name, std::size_t before, std::size_t behind) {
+    const auto path = directory_.path() + "/" + name;
+    std::ofstream(path) << std::string(before, '\0') << "conectix" << std::string(behind, '\0');
+    return path;
+  };
+  const auto vhd = write("vhd", 1u << 20, 504);
+  EXPECT_SENTENCE(open_error({.path = vhd}), "is a VHD image, which is not supported");
+  EXPECT_EQ(open_error({.path = vhd, .format = ImageFormat::raw}), "no error");
+  EXPECT_EQ(open_error({.path = write("elsewhere", (1u << 20) + 512, 1016)}), "no error");
+}
+
+TEST_F(OpenTest, TheSizeOfADiskHasABound) {
+  SKIP_WITHOUT_QEMU_IMG();
+  const auto path = directory_.path() + "/large";
+  qemu_img("create -q -f qcow2 " + path + " 2P");
+  EXPECT_EQ(open_error({.path = path}), "no error");
+  for (const std::string_view size : {"2305843009213693952", "2251799813685760"}) {
+    qemu_img(fmt::format("create -q -f qcow2 -o cluster_size=2M {} {}", path, size));
+    EXPECT_SENTENCE(open_error({.path = path}), fmt::format("has {} bytes, which is too", size));
+  }
 }
 
 TEST_F(OpenTest, SaysWhichBackingFileIsWrong) {

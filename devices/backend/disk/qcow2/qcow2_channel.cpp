@@ -156,12 +156,13 @@ ThreadEngine* Qcow2Channel::threads() {
   auto engine =
       ThreadEngine::create([this](const Request& request) { return chain_.perform(request); });
   if (!engine) {
-    log::warn("disk '{}': {}", chain_.name(), engine.error().message());
+    log::warn_limited(limit_, "disk '{}': {}", chain_.name(), engine.error().message());
     return nullptr;
   }
   threads_ = std::move(*engine);
   const auto watched = loop_.watch(threads_->fd(), EPOLLIN, [this](std::uint32_t) { ready_(); });
-  if (!watched) log::error("disk '{}': {}", chain_.name(), watched.error().message());
+  if (!watched)
+    log::error_limited(limit_, "disk '{}': {}", chain_.name(), watched.error().message());
   return threads_.get();
 }
 

@@ -15,6 +15,7 @@
 #include "devices/backend/disk/file_channel.h"
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/thread_engine.h"
+#include "src/base/log.h"
 
 namespace vmm::disk::qcow2 {
 
@@ -67,6 +68,7 @@ class Qcow2Channel final : public Channel {
 
   std::vector<std::unique_ptr<FileChannel>> files_;  // one a layer, made when needed
   std::unique_ptr<ThreadEngine> threads_;
+  log::RateLimit limit_;
 
   std::vector<Location> locations_;  // of the request that is submitted
   std::vector<Slot> slots_;

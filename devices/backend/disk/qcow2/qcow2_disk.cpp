@@ -1,5 +1,7 @@
 #include "devices/backend/disk/qcow2/qcow2_disk.h"
 
+#include <algorithm>
+
 #include "devices/backend/disk/qcow2/qcow2_channel.h"
 #include "devices/backend/disk/uring_engine.h"
 
@@ -20,8 +22,9 @@ Result<std::unique_ptr<Qcow2Disk>> Qcow2Disk::open(const DiskConfig& config) {
   if (disk->info_.size == 0) return fail("disk '{}' has a size of 0 bytes", config.path);
   if (disk->info_.size % disk->info_.block_size != 0) {
     return fail(
-        "disk '{}' has {} bytes, which is not a multiple of {}; `qemu-img resize` rounds it",
-        config.path, disk->info_.size, disk->info_.block_size);
+        "disk '{}' has {} bytes, which is not a multiple of {}; `vmm disk resize {} {}` rounds it",
+        config.path, disk->info_.size, disk->info_.block_size, config.path,
+        round_up(disk->info_.size, disk->info_.block_size));
   }
   return disk;
 }
@@ -43,6 +46,27 @@ Result<void> Qcow2Disk::read(std::uint64_t offset, std::span<std::byte> target) 
     return fail_errno("cannot read disk '{}'", name());
   }
   return {};
+}
+
+Result<DataRange> Qcow2Disk::next_data(std::uint64_t offset) {
+  while (offset < info_.size) {
+    const auto location = chain_->locate(offset, info_.size - offset);
+    if (!location) {
+      return fail_errno_text(location.error(), fmt::format("cannot find the data of '{}'", name()));
+    }
+    const Extent& extent = location->extent;
+    std::uint64_t skipped = extent.kind == Extent::Kind::zero ? extent.length : 0;
+    std::uint64_t length = extent.length;
+    if (skipped == 0 && chain_->is_raw_layer(location->layer)) {
+      // The file at the end of the chain may have holes of its own.
+      const auto data = TRY(chain_->file(location->layer).next_data(extent.host));
+      skipped = data.length == 0 ? length : std::min(data.offset - extent.host, length);
+      length = std::min(length, skipped + data.length);
+    }
+    if (skipped < length) return DataRange{offset + skipped, length - skipped};
+    offset += extent.length;
+  }
+  return DataRange{info_.size, 0};
 }
 
 }  // namespace vmm::disk::qcow2

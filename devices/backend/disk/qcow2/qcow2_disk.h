@@ -14,6 +14,8 @@ class Qcow2Disk : public Disk {
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
   Result<void> sync() override;
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override;
+  Result<DataRange> next_data(std::uint64_t offset) override;
+  std::uint64_t copied_bytes() const override { return chain_->copied_bytes(); }
 
  private:
   Qcow2Disk(std::unique_ptr<Chain> chain, IoEngine io) : chain_(std::move(chain)), io_(io) {}

@@ -65,27 +65,24 @@ int Refcounts::read_table() {
   return 0;
 }
 
-void Refcounts::reserve(std::uint64_t offset, std::uint64_t bytes) {
-  const std::uint64_t end = (offset + bytes + (1ull << cluster_bits_) - 1) >> cluster_bits_;
-  for (std::uint64_t c = offset >> cluster_bits_; c < end; ++c) reserved_.push_back(c);
-}
-
-void Refcounts::reserve_done() {
+std::optional<std::uint64_t> Refcounts::find_metadata(const Header& header,
+                                                      std::vector<std::uint64_t> l2_tables) {
+  std::vector<std::uint64_t>& clusters = l2_tables;
+  const auto add = [&](std::uint64_t offset, std::uint64_t bytes) {
+    const std::uint64_t end = round_up(offset + bytes, header.cluster_size()) >> cluster_bits_;
+    for (std::uint64_t c = offset >> cluster_bits_; c < end; ++c) clusters.push_back(c);
+  };
+  add(0, header.cluster_size());
+  add(header.l1_offset, std::uint64_t{header.l1_entries} * 8);
+  add(table_offset_, table_clusters_ << cluster_bits_);
   for (const auto block : table_) {
-    if (block != 0) reserved_.push_back(block >> cluster_bits_);
+    // One that does not begin a cluster is never used.
+    if (block != 0 && block % header.cluster_size() == 0)
+      clusters.push_back(block >> cluster_bits_);
   }
-  std::ranges::sort(reserved_);
-  const auto twice = std::ranges::unique(reserved_);
-  reserved_.erase(twice.begin(), twice.end());
-}
-
-void Refcounts::unreserve(std::uint64_t cluster) {
-  const auto found = std::ranges::lower_bound(reserved_, cluster);
-  if (found != reserved_.end() && *found == cluster) reserved_.erase(found);
-}
-
-bool Refcounts::is_reserved(std::uint64_t cluster) const {
-  return std::ranges::binary_search(reserved_, cluster);
+  const auto twice = metadata_.add_all(clusters);
+  if (twice.empty()) return std::nullopt;
+  return twice.front();
 }
 
 bool Refcounts::has_block(std::uint64_t cluster) const {
@@ -156,7 +153,7 @@ int Refcounts::set(std::uint64_t cluster, std::uint64_t value) {
 int Refcounts::decrement(std::uint64_t cluster) {
   const auto count = get(cluster);
   if (!count) return count.error();
-  if (*count == 0 || is_reserved(cluster)) return EIO;  // the image counted wrong
+  if (*count == 0 || is_metadata(cluster)) return EIO;  // the image counted wrong
   return set(cluster, *count - 1);
 }
 
@@ -181,19 +178,33 @@ std::expected<std::uint64_t, int> Refcounts::find_free() {
 }
 
 int Refcounts::create_block(std::uint64_t index, std::uint64_t cluster) {
-  if (is_reserved(cluster)) return EIO;
+  if (is_metadata(cluster)) return EIO;
+  if (const int error = storage_.grow((cluster + 1) << cluster_bits_); error != 0) return error;
   if (const int error = evict(); error != 0) return error;
+  // Counted before there is a block that lies in it: what fails later leaks a cluster at most.
+  if (index_of(cluster) != index) {
+    if (const int error = take({cluster, 1}); error != 0) return error;
+    add_block(index, cluster);
+  } else {
+    add_block(index, cluster);
+    // In the block itself, which is in the cache.
+    if (const int error = take({cluster, 1}); error != 0) return error;
+  }
+  metadata_.add(cluster);
+  return 0;
+}
+
+void Refcounts::add_block(std::uint64_t index, std::uint64_t cluster) {
   Block& block = insert_block(index, std::vector<std::byte>(1ull << cluster_bits_));
   block.dirty = true;
   ++dirty_blocks_;
   table_[index] = cluster << cluster_bits_;
   dirty_entries_.push_back(index);
-  return take({cluster, 1});
 }
 
 int Refcounts::take(const Run& run) {
   for (std::uint64_t i = 0; i < run.count; ++i) {
-    if (is_reserved(run.first + i)) return EIO;  // in use, though its refcount says it is not
+    if (is_metadata(run.first + i)) return EIO;  // in use, though its refcount says it is not
   }
   for (std::uint64_t i = 0; i < run.count; ++i) {
     if (const int error = set(run.first + i, 1); error != 0) return error;
@@ -223,32 +234,44 @@ int Refcounts::provide_blocks(std::uint64_t& first, std::uint64_t count) {
   }
 }
 
+// The new table lies behind all that can be counted, after the blocks that count it and themselves.
+// Nothing in memory changes before all that can fail is done.
 int Refcounts::grow_table(std::uint64_t cluster) {
   const std::uint64_t entries_per_cluster = 1ull << (cluster_bits_ - 3);
   const std::uint64_t needed = index_of(cluster) + table_.size() / 2 + 64;
   const std::uint64_t clusters = needed / entries_per_cluster + 1;
   if ((clusters << cluster_bits_) > kMaxRefcountTableBytes) return EFBIG;
-  const std::uint64_t old_size = table_.size();
+  const std::uint64_t first = std::max(cluster, table_.size() * per_block_);
+  std::uint64_t blocks = 1;
+  while (index_of(first + blocks + clusters - 1) - index_of(first) >= blocks) ++blocks;
+  const std::uint64_t table = first + blocks;
+  const std::uint64_t end = table + clusters;
+  if (index_of(end) + 2 >= clusters * entries_per_cluster) return EFBIG;
+  if (metadata_.free_from(first, end - first) != end - first) return EIO;
+  if (const int error = storage_.grow(end << cluster_bits_); error != 0) return error;
+
   table_.resize(clusters * entries_per_cluster);
-  std::uint64_t first = cluster;
-  int error = 0;
-  // Behind all that is counted, so that nothing there is in use.
-  if (index_of(first) < old_size) first = old_size * per_block_;
-  if (index_of(first + clusters) + 2 >= table_.size()) error = EFBIG;
-  if (error == 0) error = provide_blocks(first, clusters);
-  if (error == 0) error = take({first, clusters});
-  if (error != 0) return error;
+  // The cache takes them, full as it may be: all of them are there when they are counted.
+  for (std::uint64_t i = 0; i < blocks; ++i) add_block(index_of(first) + i, first + i);
+  for (std::uint64_t c = first; c < end; ++c) {
+    const auto block = cached_.at(index_of(c));
+    write_count(block->bytes, c % per_block_, order_, 1);
+    metadata_.add(c);
+  }
+  if (never_used_ != UINT64_MAX) never_used_ = std::max(never_used_, end);
   const Run old{table_offset_ >> cluster_bits_, table_clusters_};
+  table_offset_ = table << cluster_bits_;
+  table_clusters_ = clusters;
   if (!move_) {
     move_ = old;
-  } else {  // it grew twice, and the file never heard of the first time
-    for (std::uint64_t c = old.first; c < old.first + old.count; ++c) {
-      if (const int freed = set(c, 0); freed != 0) return freed;
-    }
+    return 0;
   }
-  table_offset_ = first << cluster_bits_;
-  table_clusters_ = clusters;
-  return storage_.grow((first + clusters) << cluster_bits_);
+  // It grew twice, and the file never heard of the first time.
+  for (std::uint64_t c = old.first; c < old.first + old.count; ++c) {
+    metadata_.remove(c);
+    (void)set(c, 0);  // a failure leaks the cluster
+  }
+  return 0;
 }
 
 std::expected<Run, int> Refcounts::allocate(std::uint64_t most) {
@@ -278,6 +301,21 @@ std::expected<Run, int> Refcounts::allocate(std::uint64_t most) {
     return std::unexpected(error);
   }
   return run;
+}
+
+std::expected<std::uint64_t, int> Refcounts::append(std::uint64_t count) {
+  const std::uint64_t end = round_up(storage_.size(), 1ull << cluster_bits_) >> cluster_bits_;
+  std::uint64_t first = std::max(end, never_used_ == UINT64_MAX ? 0 : never_used_);
+  if (const int error = provide_blocks(first, count); error != 0) return std::unexpected(error);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const auto free = is_free(first + i);
+    if (!free || !*free) return std::unexpected(free ? EIO : free.error());
+  }
+  if (const int error = storage_.grow((first + count) << cluster_bits_); error != 0) {
+    return std::unexpected(error);
+  }
+  if (const int error = take({first, count}); error != 0) return std::unexpected(error);
+  return first;
 }
 
 int Refcounts::force(std::uint64_t cluster, std::uint64_t value) {
@@ -328,7 +366,7 @@ int Refcounts::write_table_move() {
   const Run old = move_.value_or(Run{});
   move_.reset();
   for (std::uint64_t c = old.first; c < old.first + old.count; ++c) {
-    unreserve(c);
+    metadata_.remove(c);
     if (const int error = decrement(c); error != 0) return error;
   }
   return 0;

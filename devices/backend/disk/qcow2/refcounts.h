@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "devices/backend/disk/qcow2/cluster_set.h"
 #include "devices/backend/disk/qcow2/header.h"
 #include "devices/backend/disk/qcow2/storage.h"
 
@@ -28,10 +29,18 @@ class Refcounts {
   Refcounts(Storage& storage, const Header& header);
 
   int read_table();
-  // Clusters that are never handed out, whatever their refcounts say.
-  void reserve(std::uint64_t offset, std::uint64_t bytes);
-  void reserve_done();
-  void unreserve(std::uint64_t cluster);
+  // Notes the clusters of the header, the tables and the refcount blocks, which are never handed
+  // out or freed, whatever their refcounts say. Returns the first one that two of these claim. The
+  // L2 tables' clusters are `l2_tables`.
+  std::optional<std::uint64_t> find_metadata(const Header& header,
+                                             std::vector<std::uint64_t> l2_tables);
+  void add_metadata(std::uint64_t cluster) { metadata_.add(cluster); }
+  void remove_metadata(std::uint64_t cluster) { metadata_.remove(cluster); }
+  bool is_metadata(std::uint64_t cluster) const { return metadata_.contains(cluster); }
+  // How many clusters from `first` on, at most `count`, come before one with metadata.
+  std::uint64_t data_from(std::uint64_t first, std::uint64_t count) const {
+    return metadata_.free_from(first, count);
+  }
 
   std::expected<std::uint64_t, int> get(std::uint64_t cluster);
   // The block of `cluster` must exist.
@@ -43,6 +52,8 @@ class Refcounts {
   bool is_new(std::uint64_t cluster) const { return forced_ != 0 && cluster >= forced_; }
   // Takes 1 to `most` free clusters side by side.
   std::expected<Run, int> allocate(std::uint64_t most);
+  // Takes `count` clusters side by side, behind the file's end; the first one.
+  std::expected<std::uint64_t, int> append(std::uint64_t count);
 
   // Blocks first, then the table that points to them, with a sync between.
   int write_back();
@@ -51,8 +62,6 @@ class Refcounts {
   bool is_full_of_dirt() const { return dirty_blocks_ > capacity_ / 2; }
 
   const std::vector<std::uint64_t>& table() const { return table_; }
-  std::uint64_t table_offset() const { return table_offset_; }
-  std::uint64_t table_clusters() const { return table_clusters_; }
 
  private:
   struct Block {
@@ -67,11 +76,11 @@ class Refcounts {
   int evict();
   int write_block(Block& block);
   int create_block(std::uint64_t index, std::uint64_t cluster);
+  void add_block(std::uint64_t index, std::uint64_t cluster);
   // Makes blocks for [*first, *first + count), whose start moves behind those it had to place.
   int provide_blocks(std::uint64_t& first, std::uint64_t count);
   int grow_table(std::uint64_t cluster);
   int take(const Run& run);
-  bool is_reserved(std::uint64_t cluster) const;
   std::expected<std::uint64_t, int> find_free();
   std::expected<bool, int> is_free(std::uint64_t cluster);
   bool has_block(std::uint64_t cluster) const;
@@ -96,10 +105,10 @@ class Refcounts {
   std::unordered_map<std::uint64_t, BlockList::iterator> cached_;
   std::size_t dirty_blocks_ = 0;
 
-  std::vector<std::uint64_t> reserved_;  // clusters, sorted
-  std::uint64_t hint_ = 0;               // no cluster below is free
-  std::uint64_t forced_ = 0;             // where force() began to put blocks
-  std::uint64_t never_used_;             // clusters from here on are fresh
+  ClusterSet metadata_;
+  std::uint64_t hint_ = 0;    // no cluster below is free
+  std::uint64_t forced_ = 0;  // where force() began to put blocks
+  std::uint64_t never_used_;  // clusters from here on are fresh
 };
 
 }  // namespace vmm::disk::qcow2

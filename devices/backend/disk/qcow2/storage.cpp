@@ -1,5 +1,6 @@
 #include "devices/backend/disk/qcow2/storage.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,9 +37,19 @@ class Window {
 
 Storage::Storage(std::unique_ptr<RawFile> file)
     : file_(std::move(file)),
-      first_size_(file_->kind() == RawFile::Kind::file ? file_->info().size : UINT64_MAX),
+      first_size_(UINT64_MAX),
       size_(file_->info().size),
-      used_(file_->info().size) {}
+      used_(file_->info().size) {
+  if (file_->kind() != RawFile::Kind::file) return;
+  // The file's size as it is now, with the lock: who had the lock before may have let it grow since
+  // it was opened, and growing it from a smaller size would cut that off.
+  struct stat status{};
+  if (::fstat(file_->fd(), &status) == 0) {
+    used_ = static_cast<std::uint64_t>(status.st_size);
+    size_.store(used_, std::memory_order_relaxed);
+  }
+  first_size_ = used_;
+}
 
 Storage::~Storage() {
   if (file_->kind() != RawFile::Kind::file || file_->info().read_only) return;

@@ -1,6 +1,9 @@
 // New files, conversion, commit, check and info.
 #include <dirent.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,26 +12,24 @@
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/check.h"
 #include "devices/backend/disk/qcow2/commit.h"
+#include "devices/backend/disk/qcow2/compare.h"
 #include "devices/backend/disk/qcow2/convert.h"
 #include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/qcow2/image_info.h"
 #include "devices/backend/disk/qcow2/image_test_support.h"
 #include "devices/backend/disk/qcow2/layer.h"
+#include "devices/backend/disk/qcow2/rebase.h"
+#include "src/base/progress_for_test.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
 
 using test::DrivenDisk;
+using test::error_of;
+using test::expect_clean;
 using test::qemu_img;
 using test::shell;
 using test::TemporaryDirectory;
-
-#define EXPECT_SENTENCE(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
-
-template <typename T>
-std::string error_of(const Result<T>& result) {
-  return result ? "no error" : result.error().message();
-}
 
 class ToolsTest : public ::testing::Test {
  protected:
@@ -47,14 +48,6 @@ class ToolsTest : public ::testing::Test {
     content.back() = 'e';
     std::ofstream(path(name), std::ios::binary) << content;
     return path(name);
-  }
-  void expect_clean(const std::string& file) const {
-    const auto ours = check_image(file);
-    ASSERT_TRUE(ours) << ours.error().message();
-    EXPECT_TRUE(ours->is_clean()) << ours->leaks << " leaks, " << ours->corruptions;
-    if (!test::have_qemu_img()) return;
-    const auto checked = shell("qemu-img check -f qcow2 " + file);
-    EXPECT_EQ(checked.code, 0) << checked.output;
   }
 
   TemporaryDirectory directory_;
@@ -82,8 +75,8 @@ TEST_F(ToolsTest, CreateRefuses) {
   refused({.size = 1000}, "1000 bytes");
   refused({.size = UINT64_MAX - 511}, "too large");
   refused({.size = 1ull << 40, .cluster_size = 512}, "too large for clusters of 512");
-  refused({.size = 512, .cluster_size = 1000}, "clusters of 1000");
-  refused({.size = 512, .cluster_size = 4u << 20}, "clusters of 4194304");
+  refused({.size = 512, .cluster_size = 1000}, "cluster size of 1000");
+  refused({.size = 512, .cluster_size = 4u << 20}, "cluster size of 4194304");
   refused({.size = 512, .backing_path = "none"}, "does not exist");
   refused({.format = ImageFormat::raw, .size = 512, .backing_path = "none"}, "no backing file");
   refused({.path = path("no/x"), .size = 512}, "No such file");
@@ -166,7 +159,27 @@ TEST_F(ToolsTest, ConvertLeavesNothingOfAFailure) {
                   "does not exist");
   EXPECT_SENTENCE(error_of(convert({.source = raw, .target = raw})), "exists already");
   EXPECT_SENTENCE(error_of(convert({.source = raw, .target = path("x"), .cluster_size = 7})),
-                  "clusters of 7");
+                  "cluster size of 7");
+  EXPECT_EQ(files(), 1u);
+}
+
+// One sentence, the returned one; nothing about a file that goes away.
+TEST_F(ToolsTest, ConvertToAFullDiskIsToldOnce) {
+  const auto raw = make_raw("raw");
+  struct rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  struct sigaction ignore{}, old{};
+  ignore.sa_handler = SIG_IGN;
+  ASSERT_EQ(::sigaction(SIGXFSZ, &ignore, &old), 0);
+  struct rlimit limit = before;
+  limit.rlim_cur = 1u << 20;
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto error = error_of(convert({.source = raw, .target = path("x")}));
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  ASSERT_EQ(::sigaction(SIGXFSZ, &old, nullptr), 0);
+  EXPECT_SENTENCE(error, "cannot convert '" + raw + "' to '" + path("x") + "': File too large");
   EXPECT_EQ(files(), 1u);
 }
 
@@ -207,6 +220,89 @@ TEST_F(ToolsTest, CommitRefuses) {
   EXPECT_SENTENCE(error_of(commit(path("alone"))), "no backing file");
   ASSERT_TRUE(create_image({.path = path("larger"), .size = 9u << 20, .backing_path = "raw"}));
   EXPECT_SENTENCE(error_of(commit(path("larger"))), "extend that first");
+}
+
+TEST_F(ToolsTest, ASnapshotsFilesAreNotChanged) {
+  std::filesystem::create_directory(path("snapshot"));
+  std::filesystem::create_directory_symlink("snapshot", path("link"));
+  const auto base = make_raw("snapshot/blk0.img");
+  ASSERT_TRUE(create_image({.path = path("mine"), .backing_path = "link/blk0.img"}));
+  std::ofstream(path("snapshot/manifest.json")) << "{\"name\": \"a web page\"}";
+  EXPECT_EQ(error_of(commit(path("mine"))), "no error");
+  std::ofstream(path("snapshot/manifest.json")) << "{\n  \"format\": \"vmm-snapshot\",\n";
+  const auto before = TemporaryDirectory::content(base);
+  {
+    const auto disk = DrivenDisk::open({.path = path("mine")});
+    ASSERT_TRUE(disk);
+    ASSERT_EQ(disk->write(0, std::string(4096, 'm')), 0);
+  }
+  const auto error = error_of(commit(path("mine")));
+  EXPECT_SENTENCE(error, "is a part of the snapshot '");
+  EXPECT_SENTENCE(error, "`vmm disk convert`");
+  EXPECT_TRUE(TemporaryDirectory::content(base) == before);
+  ASSERT_TRUE(create_image({.path = path("snapshot/blk0.qcow2"), .size = 1u << 20}));
+  EXPECT_EQ(error_of(check_image(path("snapshot/blk0.qcow2"))), "no error");
+  EXPECT_SENTENCE(error_of(check_image(path("snapshot/blk0.qcow2"), Repair::leaks)),
+                  "is a part of the snapshot '");
+}
+
+// QEMU's locks, on the bytes where it has them (disk_test has them with QEMU's tools).
+TEST_F(ToolsTest, WhatQemuHasOpenIsNotChanged) {
+  make_raw("base");
+  ASSERT_TRUE(create_image({.path = path("image"), .backing_path = "base"}));
+  const auto locked_by_qemu = [this](const char* name) {
+    const auto fd = open_file(path(name), O_RDWR).value().release();
+    struct flock writes{.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+    EXPECT_EQ(::fcntl(fd, F_OFD_SETLK, &writes), 0);
+    return UniqueFd(fd);
+  };
+  {
+    const auto lock = locked_by_qemu("image");
+    EXPECT_SENTENCE(error_of(commit(path("image"))), "in use by another program, such as QEMU");
+    EXPECT_SENTENCE(error_of(check_image(path("image"), Repair::leaks)), "such as QEMU");
+    EXPECT_SENTENCE(error_of(convert({.source = path("image"), .target = path("x")})), "QEMU");
+  }
+  const auto lock = locked_by_qemu("base");
+  EXPECT_SENTENCE(error_of(commit(path("image"))), "in use by another program, such as QEMU");
+  EXPECT_SENTENCE(error_of(convert({.source = path("image"), .target = path("x")})), "QEMU");
+  EXPECT_SENTENCE(
+      error_of(convert({.source = path("base"), .target = path("x"), .format = ImageFormat::raw})),
+      "QEMU");
+}
+
+// The time of a conversion is that of what a disk has, not of its size: reading all of this would
+// take an hour.
+TEST_F(ToolsTest, ConvertReadsNoHoles) {
+  constexpr std::uint64_t kSize = 4ull << 40;
+  const std::string data(70000, 'd');
+  {
+    const auto fd = open_file(path("sparse"), O_RDWR | O_CREAT, 0600);
+    ASSERT_TRUE(fd);
+    ASSERT_EQ(::ftruncate(fd->get(), kSize), 0);
+    for (const std::uint64_t at : {std::uint64_t{12288}, kSize / 2 + 4096, kSize - 70000}) {
+      ASSERT_TRUE(write_all_at(fd->get(), std::as_bytes(std::span(data)), at));
+    }
+  }
+  ASSERT_TRUE(create_image({.path = path("overlay"), .backing_path = "sparse"}));
+  for (const auto format : {ImageFormat::raw, ImageFormat::qcow2}) {
+    SCOPED_TRACE(format_name(format));
+    for (const char* source : {"sparse", "overlay"}) {
+      const auto made = convert({.source = path(source), .target = path("made"), .format = format});
+      ASSERT_TRUE(made) << made.error().message();
+      struct stat status{};
+      ASSERT_EQ(::stat(path("made").c_str(), &status), 0);
+      EXPECT_LT(status.st_blocks * 512, 2 << 20);
+      const auto disk = DrivenDisk::open({.path = path("made"), .format = format});
+      ASSERT_TRUE(disk);
+      EXPECT_EQ(disk->read(0, 12288), std::string(12288, '\0'));
+      for (const std::uint64_t at : {std::uint64_t{12288}, kSize / 2 + 4096}) {
+        EXPECT_EQ(disk->read(at - at % 512, 65536), data.substr(0, 65536));
+      }
+      EXPECT_EQ(disk->read(kSize - 65536, 65536), data.substr(0, 65536));
+      EXPECT_EQ(disk->read(kSize / 4, 4096), std::string(4096, '\0'));
+      ASSERT_EQ(::unlink(path("made").c_str()), 0);
+    }
+  }
 }
 
 // A guest of a qcow2 disk may write what it likes at its start; no raw file may come of that.
@@ -292,6 +388,55 @@ TEST_F(CheckTest, FindsCorruptions) {
   expect(4 * kCluster, "not marked as writable");
   expect(3 * kCluster | kCopied, "used 2 times and counted 1");
   expect(kCopied | kCompressed | (5 * kCluster), "compressed cluster 0 is marked as writable");
+}
+
+// What `qemu-img check` finds wrong is found here, and the reverse.
+TEST_F(CheckTest, AgreesWithQemu) {
+  SKIP_WITHOUT_QEMU_IMG();
+  const std::uint64_t l1 = 3 * kCluster, first = l2_entry(0), unused = l2_entry(9);
+  const auto content = TemporaryDirectory::content(path("image"));
+  const auto before = [&content](std::uint64_t at) { return load<std::uint64_t>(&content[at]); };
+  const struct {
+    std::uint64_t at, value;
+  } kCases[] = {
+      {l1, before(l1) | 1},
+      {l1, before(l1) | 1ull << 62},
+      {l1, 0x8000000000000000},
+      {l1, 1},
+      {first, before(first) | 2},
+      {first, before(first) | 1ull << 61},
+      {unused, 2},
+      {unused, 0x8000000000000000},
+      {unused, kZero},
+      {unused, kCompressed},
+      {unused, kCompressed | kCopied},
+      {unused, kZero | (5 * kCluster + 512)},
+      {kCluster, before(kCluster) | 8},
+  };
+  for (const auto& [at, value] : kCases) {
+    SCOPED_TRACE(fmt::format("{:#x} at {:#x}", value, at));
+    patch_u64(path("image"), at, value);
+    const auto theirs = shell("qemu-img check -f qcow2 " + path("image"));
+    const auto ours = check_image(path("image"));
+    ASSERT_TRUE(ours) << ours.error().message();
+    EXPECT_EQ(ours->corruptions > 0, theirs.code == 2) << theirs.output;
+    if (theirs.code == 2) {
+      const auto damaged = TemporaryDirectory::content(path("image"));
+      EXPECT_GT(check_image(path("image"), Repair::leaks)->corruptions, 0u);
+      EXPECT_TRUE(TemporaryDirectory::content(path("image")) == damaged) << "nothing is freed";
+    }
+    patch_u64(path("image"), at, before(at));
+  }
+  expect_clean(path("image"));
+}
+
+TEST_F(CheckTest, ADamagedEntryOfZeroesIsAnError) {
+  patch_u64(path("image"), l2_entry(9), kZero | (5 * kCluster + 512));
+  EXPECT_SENTENCE(error_of(convert({.source = path("image"), .target = path("x")})),
+                  "Input/output error");
+  if (!test::have_qemu_img()) return;
+  const auto theirs = shell("qemu-img convert -O raw " + path("image") + " " + path("x"));
+  EXPECT_NE(theirs.code, 0) << theirs.output;
 }
 
 TEST_F(CheckTest, MendsADirtyImage) {
@@ -392,6 +537,84 @@ TEST_F(ToolsTest, ALayerHidesWhatIsBehindItWithZeroesToo) {
   if (!test::have_qemu_img()) return;
   std::ofstream(path("wanted"), std::ios::binary) << wanted;
   qemu_img("compare -f qcow2 -F raw " + path("in/layer") + " " + path("wanted"));
+}
+
+// ---- cancelled at each point where that is possible
+
+TEST_F(ToolsTest, ACancelledConversionLeavesNothing) {
+  const auto raw = make_raw("raw");
+  for (const auto format : {ImageFormat::qcow2, ImageFormat::raw}) {
+    unsigned at = 0;
+    for (;; ++at) {
+      test::CancelsAt progress(at);
+      const auto made =
+          convert({.source = raw, .target = path("target"), .format = format}, progress);
+      if (made) break;
+      EXPECT_EQ(made.error().code(), kCancelled);
+      EXPECT_EQ(files(), 1u) << at;
+    }
+    EXPECT_GT(at, 2u);
+    std::filesystem::remove(path("target"));
+  }
+}
+
+TEST_F(ToolsTest, ACancelledCommitIsFinishedByAnother) {
+  const auto base = make_raw("base");
+  ASSERT_TRUE(create_image({.path = path("overlay"), .backing_path = "base"}));
+  std::string wanted = TemporaryDirectory::content(base);
+  const std::string data(3u << 20, 'o');
+  {
+    const auto overlay = Chain::open({.path = path("overlay")});
+    ASSERT_TRUE(overlay) << overlay.error().message();
+    ASSERT_EQ((*overlay)->write(2u << 20, std::as_bytes(std::span(data))), 0);
+  }
+  wanted.replace(2u << 20, data.size(), data);
+  for (unsigned at = 0;; ++at) {
+    test::CancelsAt progress(at);
+    const auto committed = commit(path("overlay"), progress);
+    expect_clean(path("overlay"));
+    const auto disk = DrivenDisk::open({.path = path("overlay"), .read_only = true});
+    ASSERT_NE(disk, nullptr);
+    EXPECT_TRUE(disk->read(0, wanted.size()) == wanted) << at;
+    if (committed) {
+      EXPECT_GT(at, 2u);
+      break;
+    }
+    EXPECT_EQ(committed.error().code(), kCancelled);
+  }
+  EXPECT_TRUE(TemporaryDirectory::content(base) == wanted);
+}
+
+TEST_F(ToolsTest, ACancelledRebaseKeepsTheOldBackingFile) {
+  const auto base = make_raw("base");
+  const auto wanted = TemporaryDirectory::content(base);
+  ASSERT_TRUE(create_image({.path = path("overlay"), .backing_path = "base"}));
+  for (unsigned at = 0;; ++at) {
+    test::CancelsAt progress(at);
+    const auto rebased = rebase({.path = path("overlay"), .backing_path = ""}, progress);
+    expect_clean(path("overlay"));
+    EXPECT_EQ(describe_image(path("overlay"))->backing.size(), rebased ? 0u : 1u);
+    const auto disk = DrivenDisk::open({.path = path("overlay"), .read_only = true});
+    ASSERT_NE(disk, nullptr);
+    EXPECT_TRUE(disk->read(0, wanted.size()) == wanted) << at;
+    if (rebased) {
+      EXPECT_GT(at, 1u);
+      break;
+    }
+    EXPECT_EQ(rebased.error().code(), kCancelled);
+  }
+}
+
+TEST_F(ToolsTest, ACancelledCheckOrComparisonSaysSo) {
+  const auto raw = make_raw("raw");
+  ASSERT_TRUE(convert({.source = raw, .target = path("image")}));
+  test::CancelsAt first(0), second(0);
+  const auto checked = check_image(path("image"), Repair::none, first);
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().code(), kCancelled);
+  const auto compared = compare({.first = raw, .second = path("image")}, second);
+  ASSERT_FALSE(compared);
+  EXPECT_EQ(compared.error().code(), kCancelled);
 }
 
 }  // namespace

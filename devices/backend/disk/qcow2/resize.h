@@ -1,0 +1,26 @@
+// resize(): another size for a disk that nobody uses.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "devices/backend/disk/disk_config.h"
+#include "src/base/result.h"
+
+namespace vmm::disk::qcow2 {
+
+enum class Shrink : std::uint8_t { refused, allowed };
+
+struct ResizeOptions {
+  std::string path;
+  ImageFormat format = ImageFormat::automatic;
+  std::uint64_t size = 0;  // bytes, a multiple of 512
+  bool relative = false;   // so many bytes more
+  Shrink shrink = Shrink::refused;
+};
+
+// What is new reads as zeroes, whatever lies behind the image. A crash leaves the old size or the
+// new one; when it shrinks, what is to go may be gone with the old size.
+Result<void> resize(const ResizeOptions& options);
+
+}  // namespace vmm::disk::qcow2
