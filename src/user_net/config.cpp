@@ -1,73 +1,131 @@
 #include "src/user_net/config.h"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "src/base/text.h"
 
 namespace vmm::user_net {
 namespace {
 
-constexpr std::string_view kForwardShape = "tcp:[ADDRESS]:PORT-[ADDRESS]:PORT";
-
 std::uint32_t mask_of(unsigned prefix) { return ~std::uint32_t{0} << (32 - prefix); }
 
-// "[ADDRESS]:PORT"
-Result<std::pair<Ipv4Address, std::uint16_t>> parse_end(std::string_view text,
-                                                        std::string_view whole) {
-  const auto colon = text.find(':');
-  if (colon == std::string_view::npos) {
-    return fail("'{}' is not a forwarded port: {} is, such as tcp::8080-:80", whole, kForwardShape);
+// Reads a forwarded port from left to right.
+class ForwardReader {
+ public:
+  explicit ForwardReader(std::string_view text) : text_(text), rest_(text) {}
+
+  std::unexpected<Error> bad() const {
+    return fail(
+        "'{}' is not a forwarded port: tcp:[ADDRESS]:PORT-[ADDRESS]:PORT is, such as "
+        "tcp::8080-:80, tcp::8000-8010-:8000-8010 or tcp:[::1]:8080-:80",
+        text_);
   }
-  Ipv4Address address;
-  if (colon != 0) address = TRY(Ipv4Address::parse(text.substr(0, colon)));
-  const auto port = TRY(parse_number(text.substr(colon + 1), 1, 65535, "port"));
-  return std::pair(address, static_cast<std::uint16_t>(port));
+  bool take(char expected) {
+    if (!rest_.starts_with(expected)) return false;
+    rest_.remove_prefix(1);
+    return true;
+  }
+  std::string_view take_until(std::string_view ends) {
+    const auto part = rest_.substr(0, rest_.find_first_of(ends));
+    rest_.remove_prefix(part.size());
+    return part;
+  }
+  bool at_end() const { return rest_.empty(); }
+
+  struct End {
+    std::optional<IpAddress> address;
+    std::uint16_t first = 0, last = 0;
+  };
+  // "ADDRESS:PORT", "[ADDRESS]:FIRST-LAST", ":PORT".
+  Result<End> take_end() {
+    End end;
+    if (take('[')) {
+      end.address = TRY(IpAddress::parse(take_until("]")));
+      if (!take(']')) return bad();
+    } else if (!rest_.starts_with(':')) {
+      const auto address = take_until(":");
+      if (at_end()) return bad();
+      end.address = TRY(Ipv4Address::parse(address));
+    }
+    if (!take(':')) return bad();
+    end.first = end.last = TRY(take_port());
+    // A number behind the dash, and not what the other end begins with.
+    const auto next = rest_.substr(rest_.starts_with('-') ? 1 : 0);
+    const auto digits = next.substr(0, next.find_first_not_of("0123456789"));
+    const auto behind = next.substr(digits.size());
+    if (!rest_.starts_with('-') || digits.empty() || behind.starts_with('.')) return end;
+    (void)take('-');
+    end.last = TRY(take_port());
+    if (end.last < end.first) {
+      return fail("forwarded port '{}': {}-{} is not a range", text_, end.first, end.last);
+    }
+    return end;
+  }
+
+ private:
+  Result<std::uint16_t> take_port() {
+    return static_cast<std::uint16_t>(TRY(parse_number(take_until("-"), 1, 65535, "port")));
+  }
+
+  std::string_view text_, rest_;
+};
+
+std::string end_text(const IpAddress& address, bool given, std::uint16_t first,
+                     std::uint16_t count) {
+  const auto text = !given              ? std::string()
+                    : address.is_ipv4() ? address.text()
+                                        : fmt::format("[{}]", address.text());
+  return count == 1 ? fmt::format("{}:{}", text, first)
+                    : fmt::format("{}:{}-{}", text, first, first + count - 1);
 }
 
 }  // namespace
 
-Result<Ipv4Address> Ipv4Address::parse(std::string_view text) {
-  in_addr address{};
-  if (::inet_pton(AF_INET, std::string(text).c_str(), &address) != 1) {
-    return fail("'{}' is not an IPv4 address such as 10.0.2.15", text);
-  }
-  return Ipv4Address{ntohl(address.s_addr)};
-}
-
-std::string Ipv4Address::text() const {
-  return fmt::format("{}.{}.{}.{}", value >> 24, value >> 16 & 255, value >> 8 & 255, value & 255);
-}
-
 Result<HostForward> HostForward::parse(std::string_view text) {
+  ForwardReader reader(text);
   HostForward forward;
-  const auto colon = text.find(':');
-  const auto protocol = text.substr(0, colon);
+  const auto protocol = reader.take_until(":");
   if (protocol == "udp") {
     forward.protocol = Protocol::udp;
   } else if (protocol != "tcp") {
-    return fail("'{}' is not a forwarded port: {} is, such as tcp::8080-:80", text, kForwardShape);
+    return reader.bad();
   }
-  const auto rest = colon == std::string_view::npos ? std::string_view() : text.substr(colon + 1);
-  const auto dash = rest.find('-');
-  if (dash == std::string_view::npos) {
-    return fail("'{}' is not a forwarded port: {} is, such as tcp::8080-:80", text, kForwardShape);
-  }
-  const auto [host, host_port] = TRY(parse_end(rest.substr(0, dash), text));
-  const auto [guest, guest_port] = TRY(parse_end(rest.substr(dash + 1), text));
+  if (!reader.take(':')) return reader.bad();
+  const auto host = TRY(reader.take_end());
+  if (!reader.take('-')) return reader.bad();
+  const auto guest = TRY(reader.take_end());
+  if (!reader.at_end()) return reader.bad();
   // An address that is not given is the loopback; "0.0.0.0" must be meant.
-  if (rest[0] != ':') forward.host = host;
-  forward.host_port = host_port;
-  forward.guest = guest;
-  forward.guest_port = guest_port;
+  if (host.address) {
+    forward.host = *host.address;
+  } else if (guest.address && !guest.address->is_ipv4()) {
+    forward.host = ipv6(0, 1);
+  }
+  if (guest.address) forward.guest = *guest.address;
+  if (host.last - host.first != guest.last - guest.first) {
+    return fail("forwarded port '{}': {} ports of the host, and {} of the guest", text,
+                host.last - host.first + 1, guest.last - guest.first + 1);
+  }
+  forward.host_port = host.first;
+  forward.guest_port = guest.first;
+  forward.count = static_cast<std::uint16_t>(host.last - host.first + 1);
   return forward;
 }
 
 std::string HostForward::text() const {
-  return fmt::format("{}:{}:{}-{}:{}", protocol == Protocol::tcp ? "tcp" : "udp", host.text(),
-                     host_port, guest.value == 0 ? std::string() : guest.text(), guest_port);
+  return fmt::format("{}:{}-{}", protocol == Protocol::tcp ? "tcp" : "udp",
+                     end_text(host, true, host_port, count),
+                     end_text(guest, guest != IpAddress{}, guest_port, count));
+}
+
+sockaddr_storage NameServer::socket_address(std::uint16_t port) const {
+  auto storage = address.socket_address(port);
+  if (storage.ss_family == AF_INET6) {
+    reinterpret_cast<sockaddr_in6*>(&storage)->sin6_scope_id = scope;
+  }
+  return storage;
 }
 
 Result<void> Config::set_network(std::string_view text) {
@@ -77,8 +135,8 @@ Result<void> Config::set_network(std::string_view text) {
   }
   const auto address = TRY(Ipv4Address::parse(text.substr(0, slash)));
   // A /27 is the smallest that has a .15 for the guest.
-  prefix = static_cast<unsigned>(
-      TRY(parse_number(text.substr(slash + 1), 8, 27, "the prefix of a network")));
+  prefix =
+      static_cast<unsigned>(TRY(parse_number(text.substr(slash + 1), 8, 27, "network prefix")));
   network = {address.value & mask_of(prefix)};
   if (network != address) {
     return fail("'{}' is not a network: its address is {}", text, network.text());
@@ -106,11 +164,28 @@ Result<void> Config::check() const {
     return fail("gateway {}, dns {} and dhcp-start {} must differ", gateway.text(), dns.text(),
                 dhcp_start.text());
   }
+  std::size_t published = 0;
   for (const auto& forward : forwards) {
-    if (forward.guest.value != 0 && !inside(forward.guest)) {
+    const bool ipv4 = forward.host.is_ipv4();
+    const bool given = forward.guest != IpAddress{};
+    published += forward.count;
+    if (!ipv4 && !ipv6) {
+      return fail("forwarded port '{}': IPv6 reaches the guest with ipv6=on", forward.text());
+    }
+    if (given && forward.guest.is_ipv4() != ipv4) {
+      return fail("forwarded port '{}': both ends need addresses of one family", forward.text());
+    }
+    if (given && ipv4 && !inside(forward.guest.to_ipv4())) {
       return fail("forwarded port '{}': {} is outside of the network {}/{}", forward.text(),
                   forward.guest.text(), network.text(), prefix);
     }
+    if (given && !ipv4 && !kNetwork6.contains(forward.guest)) {
+      return fail("forwarded port '{}': {} is outside of the network {}", forward.text(),
+                  forward.guest.text(), kNetwork6.text());
+    }
+  }
+  if (published > kMostPublished) {
+    return fail("{} forwarded ports: expected at most {}", published, kMostPublished);
   }
   if (mtu < 576) return fail("mtu {} is less than 576", mtu);
   return {};
@@ -126,8 +201,9 @@ std::vector<std::string> to_arguments(const Config& config) {
   };
   if (!config.hostname.empty()) arguments.push_back("--hostname=" + config.hostname);
   if (config.ipv6) arguments.push_back("--ipv6=on");
-  if (!config.host_loopback) arguments.push_back("--host-loopback=off");
+  if (config.host_loopback) arguments.push_back("--host-loopback=on");
   if (config.restricted) arguments.push_back("--restricted=on");
+  for (const auto& network : config.denied) arguments.push_back("--deny=" + network.text());
   for (const auto& forward : config.forwards) {
     arguments.push_back("--hostfwd=" + forward.text());
   }
@@ -160,6 +236,8 @@ Result<Config> from_arguments(const std::vector<std::string>& arguments) {
       config.host_loopback = value == "on";
     } else if (key == "--restricted") {
       config.restricted = value == "on";
+    } else if (key == "--deny") {
+      config.denied.push_back(TRY(IpNetwork::parse(value)));
     } else if (key == "--hostfwd") {
       config.forwards.push_back(TRY(HostForward::parse(value)));
     } else {

@@ -3,6 +3,7 @@
 //  1. The machine's frames come in batches. A control message tells what the guest negotiated.
 //  2. Checksums that the guest left out are filled in, as libslirp checks them; in SYNs the maximum
 //     segment size is raised when the guest takes large segments.
+//     Fragments are put together, and the gate drops what the guest is not to reach.
 //  3. libslirp ends the guest's connections here and opens sockets for them; data goes to a socket
 //     at once where the socket takes it.
 //  4. What libslirp sends is given a virtio header: large segments become segmentation offload, or
@@ -19,6 +20,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "src/user_net/bytes.h"
+
 namespace vmm::user_net {
 namespace {
 
@@ -29,8 +32,6 @@ namespace {
 constexpr std::uint16_t kLargestMss = 21840;
 constexpr std::uint16_t kLargestMssForLargeMtu = 16380;
 constexpr std::size_t kTcpIpHeaders = 40;
-constexpr std::size_t kEthernet = 14;
-constexpr std::size_t kIpv4Header = 20;
 constexpr unsigned kMoreFragments = 0x2000, kFragmentOffset = 0x1fff;
 // Batches of frames between two looks at the sockets.
 constexpr int kRounds = 4;
@@ -41,11 +42,30 @@ constexpr bool has(std::uint64_t features, std::uint64_t feature) {
 }
 
 in_addr to_in_addr(Ipv4Address address) { return {htonl(address.value)}; }
+in6_addr to_in6_addr(const IpAddress& address) {
+  in6_addr result;
+  std::memcpy(&result, address.bytes.data(), sizeof result);
+  return result;
+}
 
 std::int64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 std::int64_t now_ms() { return now_ns() / 1'000'000; }
+
+// By errno.
+std::unexpected<Error> not_published(const std::string& port) {
+  switch (errno) {
+    case EADDRINUSE:
+      return fail("cannot publish {}: it is taken", port);
+    case EACCES:
+      return fail("cannot publish {}: ports below 1024 need privilege", port);
+    case EADDRNOTAVAIL:
+      return fail("cannot publish {}: the host has no such address", port);
+    default:
+      return fail_errno("cannot publish {}", port);
+  }
+}
 
 }  // namespace
 
@@ -102,6 +122,9 @@ struct SlirpCallbacks {
 Gateway::Gateway(Config config, Link& link)
     : config_(std::move(config)),
       link_(link),
+      gate_(config_),
+      names_(config_, [this](std::span<const std::byte> frame) { give_frame(frame); }),
+      name_connections_(config_),
       largest_mss_(config_.mtu <= kLargestMss ? kLargestMss : kLargestMssForLargeMtu) {}
 
 Gateway::~Gateway() {
@@ -118,43 +141,50 @@ Result<void> Gateway::set_up() {
   slirp.vhost = to_in_addr(config_.gateway);
   slirp.vdhcp_start = to_in_addr(config_.dhcp_start);
   slirp.vnameserver = to_in_addr(config_.dns);
+  // The gate keeps a guest from the host's loopback. libslirp's own switch would also keep a
+  // published UDP port from answering there.
+  slirp.disable_host_loopback = false;
   slirp.in6_enabled = config_.ipv6;
-  if (config_.ipv6) {  // as QEMU has them
-    ::inet_pton(AF_INET6, "fec0::", &slirp.vprefix_addr6);
-    slirp.vprefix_len = 64;
-    ::inet_pton(AF_INET6, "fec0::2", &slirp.vhost6);
-    ::inet_pton(AF_INET6, "fec0::3", &slirp.vnameserver6);
+  if (config_.ipv6) {
+    slirp.vprefix_addr6 = to_in6_addr(kNetwork6.address);
+    slirp.vprefix_len = static_cast<std::uint8_t>(kNetwork6.prefix);
+    slirp.vhost6 = to_in6_addr(kGateway6);
+    slirp.vnameserver6 = to_in6_addr(kDns6);
   }
   slirp.vhostname = config_.hostname.empty() ? nullptr : config_.hostname.c_str();
   slirp.if_mtu = largest_mss_ + kTcpIpHeaders;
   slirp.if_mru = slirp.if_mtu;
-  slirp.disable_host_loopback = !config_.host_loopback;
+  slirp.disable_dns = true;  // libslirp's: queries are relayed here
   slirp_ = ::slirp_new(&slirp, &SlirpCallbacks::kTable, this);
   if (slirp_ == nullptr) return fail("libslirp refuses the network");
   for (const auto& forward : config_.forwards) TRY(publish(forward));
+  if (!config_.restricted) TRY(name_connections_.set_up());
   widen_backlogs();
   return {};
 }
 
 Result<void> Gateway::publish(const HostForward& forward) {
-  const auto guest = forward.guest.value != 0 ? forward.guest : config_.dhcp_start;
   const bool udp = forward.protocol == HostForward::Protocol::udp;
-  if (::slirp_add_hostfwd(slirp_, udp ? 1 : 0, to_in_addr(forward.host), forward.host_port,
-                          to_in_addr(guest), forward.guest_port) == 0) {
-    return {};
+  const bool ipv4 = forward.host.is_ipv4();
+  // Of both families at once there are two, so that [::] and 0.0.0.0 do not get in each other's
+  // way.
+  const int flags = (udp ? SLIRP_HOSTFWD_UDP : 0) | (ipv4 ? 0 : SLIRP_HOSTFWD_V6ONLY);
+  const socklen_t size = ipv4 ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+  // An address of zeroes is the guest's own, whatever it will be.
+  const bool given = forward.guest != IpAddress{};
+  const auto guest_address = ipv4 && !given ? IpAddress(Ipv4Address{}) : forward.guest;
+  for (unsigned i = 0; i < forward.count; ++i) {
+    const auto port = static_cast<std::uint16_t>(forward.host_port + i);
+    const auto host = forward.host.socket_address(port);
+    const auto guest =
+        guest_address.socket_address(static_cast<std::uint16_t>(forward.guest_port + i));
+    if (::slirp_add_hostxfwd(slirp_, reinterpret_cast<const sockaddr*>(&host), size,
+                             reinterpret_cast<const sockaddr*>(&guest), size, flags) != 0) {
+      return not_published(
+          fmt::format("{} port {} of {}", udp ? "udp" : "tcp", port, forward.host.text()));
+    }
   }
-  const auto port =
-      fmt::format("{} port {} of {}", udp ? "udp" : "tcp", forward.host_port, forward.host.text());
-  switch (errno) {
-    case EADDRINUSE:
-      return fail("cannot publish {}: it is taken", port);
-    case EACCES:
-      return fail("cannot publish {}: ports below 1024 need privilege", port);
-    case EADDRNOTAVAIL:
-      return fail("cannot publish {}: the host has no such address", port);
-    default:
-      return fail_errno("cannot publish {}", port);
-  }
+  return {};
 }
 
 void Gateway::widen_backlogs() {
@@ -194,6 +224,9 @@ void Gateway::run(int machine) {
       }
     }
     ::slirp_pollfds_poll(slirp_, n < 0 ? 1 : 0, &SlirpCallbacks::returned_events, this);
+    const std::span<const pollfd> polls(polls_);
+    names_.run(polls.subspan(name_polls_, connection_polls_ - name_polls_));
+    name_connections_.run(polls.subspan(connection_polls_), names_.servers(), now_ms());
     run_timers();
     give_merged();
     link_.flush();
@@ -206,6 +239,10 @@ void Gateway::fill_polls(std::uint32_t& timeout_ms) {
   polls_.push_back({link_.fd(), link_events, 0});
   polls_.push_back({machine_, POLLIN, 0});
   ::slirp_pollfds_fill(slirp_, &timeout_ms, &SlirpCallbacks::add_poll, this);
+  name_polls_ = polls_.size();
+  names_.add_polls(polls_, now_ms());
+  connection_polls_ = polls_.size();
+  name_connections_.add_polls(polls_, now_ms());
   for (const auto& timer : timers_) {
     if (timer->expires_ms < 0) continue;
     const std::int64_t left = std::max<std::int64_t>(0, timer->expires_ms - now_ms());
@@ -238,7 +275,7 @@ int Gateway::add_poll(int fd, int events) {
 
 int Gateway::returned_events(int index) const {
   // Connections that came up since fill_polls() have no index of this round.
-  if (index < 0 || static_cast<std::size_t>(index) >= polls_.size()) return 0;
+  if (index < 0 || static_cast<std::size_t>(index) >= name_polls_) return 0;
   const short events = polls_[static_cast<std::size_t>(index)].revents;
   int result = 0;
   if ((events & POLLIN) != 0) result |= SLIRP_POLL_IN;
@@ -251,6 +288,17 @@ int Gateway::returned_events(int index) const {
 
 void Gateway::take_message(std::span<std::byte> message) {
   if (message.size() >= kMinFrame) return take_frame(message);
+  if (message.size() != sizeof(NameServerMessage)) return take_control(message);
+  NameServerMessage server;
+  std::memcpy(&server, message.data(), sizeof server);
+  if (server.magic != NameServerMessage::kMagic) return;
+  if (server.index == 0) names_.clear_servers();
+  IpAddress address;
+  address.bytes = server.address;
+  if (address != IpAddress{}) names_.add_server({address, server.scope});
+}
+
+void Gateway::take_control(std::span<const std::byte> message) {
   Control control;
   if (message.size() != sizeof control) return;
   std::memcpy(&control, message.data(), sizeof control);
@@ -264,9 +312,34 @@ void Gateway::take_message(std::span<std::byte> message) {
 void Gateway::take_frame(std::span<std::byte> message) {
   Header header;
   std::memcpy(&header, message.data(), sizeof header);
-  const auto frame = message.subspan(kHeaderSize);
+  auto frame = message.subspan(kHeaderSize);
   if ((header.flags & virtio_net::kNeedsCsum) != 0 && !complete_checksum(header, frame)) {
     return;
+  }
+  if (Fragments::is_fragment(frame)) {
+    frame = fragments_.add(frame, now_ms());
+    if (frame.empty()) return;
+  }
+  switch (gate_.judge(frame)) {
+    case Gate::Verdict::pass:
+      return take_packet(frame);
+    case Gate::Verdict::refuse:
+      Gate::refuse_connection(frame);
+      return input(frame);
+    case Gate::Verdict::drop:
+      return;
+  }
+}
+
+void Gateway::take_packet(std::span<std::byte> frame) {
+  Packet packet;
+  if (Packet::parse(frame, packet) && !config_.restricted) {
+    if (names_.take(frame, packet, now_ms())) return;
+    if (name_connections_.is_query(packet) &&
+        !name_connections_.redirect(frame, packet, names_.servers())) {
+      Gate::refuse_connection(frame);
+      return input(frame);
+    }
   }
   const auto tcp = find_tcp(frame);
   if (tcp && tcp->syn) {
@@ -292,7 +365,9 @@ void Gateway::input(std::span<const std::byte> frame) {
 }
 
 void Gateway::give_frame(std::span<const std::byte> frame) {
+  frame = name_connections_.answer(frame);
   if (!active_ || frame.size() < kEthernet || frame.size() > kMaxFrame - kHeaderSize) return;
+  gate_.note_answerable(frame);
   const auto tcp = find_tcp(frame);
   if (tcp && (tcp->ipv6 ? large_ipv6_ : large_ipv4_) && Merger::takes(frame, *tcp)) {
     if (merger_.append(frame, *tcp)) return;

@@ -16,8 +16,12 @@
 
 #include "src/base/result.h"
 #include "src/user_net/config.h"
+#include "src/user_net/fragments.h"
+#include "src/user_net/gate.h"
 #include "src/user_net/link.h"
 #include "src/user_net/merger.h"
+#include "src/user_net/name_connections.h"
+#include "src/user_net/name_relay.h"
 #include "src/user_net/offload.h"
 
 struct Slirp;
@@ -42,6 +46,8 @@ class Gateway {
   void widen_backlogs();
   void take_message(std::span<std::byte> message);
   void take_frame(std::span<std::byte> message);
+  void take_control(std::span<const std::byte> message);
+  void take_packet(std::span<std::byte> frame);
   void input(std::span<const std::byte> frame);
   void give_frame(std::span<const std::byte> frame);
   void give_merged();
@@ -53,11 +59,17 @@ class Gateway {
 
   Config config_;
   Link& link_;
+  Fragments fragments_;
+  Gate gate_;
+  NameRelay names_;
+  NameConnections name_connections_;
   const std::uint16_t largest_mss_;  // of libslirp's segments
   Slirp* slirp_ = nullptr;
   std::vector<std::unique_ptr<Timer>> timers_;
   int machine_ = -1;
-  std::vector<pollfd> polls_;  // the link first, then the machine
+  // The link first, then the machine, libslirp's, the queries' by UDP, those by TCP.
+  std::vector<pollfd> polls_;
+  std::size_t name_polls_ = 0, connection_polls_ = 0;  // where those begin
 
   // What the guest negotiated.
   bool active_ = false;

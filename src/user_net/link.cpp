@@ -25,10 +25,11 @@ Link::Link(UniqueFd socket) : socket_(std::move(socket)), buffers_(kBatch * kMax
   }
 }
 
-void Link::greet(std::string_view error) {
+void Link::greet(std::string_view error, std::string_view note) {
   Hello hello;
   hello.failed = error.empty() ? 0 : 1;
-  const iovec parts[] = {{&hello, sizeof hello}, {const_cast<char*>(error.data()), error.size()}};
+  const auto text = error.empty() ? note : error;
+  const iovec parts[] = {{&hello, sizeof hello}, {const_cast<char*>(text.data()), text.size()}};
   (void)send_now(parts);  // a machine that is gone is noticed when reading
 }
 

@@ -25,8 +25,8 @@ class Link {
   explicit Link(UniqueFd socket);
 
   int fd() const { return socket_.get(); }
-  // Says that the network is set up, or why it is not.
-  void greet(std::string_view error);
+  // Says that the network is set up, with a word for the log perhaps, or why it is not.
+  void greet(std::string_view error, std::string_view note = "");
 
   enum class Received : std::uint8_t { all, some, gone };
   // Hands over what the machine sent, a bounded number of messages; `some` when there may be more,

@@ -6,38 +6,15 @@
 #include <bit>
 #include <cstring>
 
+#include "src/user_net/bytes.h"
+
 namespace vmm::user_net {
 namespace {
 
-constexpr std::size_t kEthernet = 14;
-constexpr std::size_t kIpv4Header = 20;
-constexpr std::size_t kIpv6Header = 40;
 constexpr std::size_t kTcpHeader = 20;
-constexpr std::uint16_t kTypeIpv4 = 0x0800;
-constexpr std::uint16_t kTypeIpv6 = 0x86dd;
 constexpr std::size_t kTcpChecksum = 16;  // offsets in the TCP header
 constexpr std::size_t kTcpFlags = 13;
 constexpr std::uint8_t kSyn = 0x02;
-
-std::uint8_t load8(std::span<const std::byte> bytes, std::size_t at) {
-  return std::to_integer<std::uint8_t>(bytes[at]);
-}
-std::uint16_t load16(std::span<const std::byte> bytes, std::size_t at) {
-  return static_cast<std::uint16_t>(load8(bytes, at) << 8 | load8(bytes, at + 1));
-}
-void store16(std::span<std::byte> bytes, std::size_t at, std::uint16_t value) {
-  bytes[at] = static_cast<std::byte>(value >> 8);
-  bytes[at + 1] = static_cast<std::byte>(value & 255);
-}
-// The checksum functions work on bytes as they lie in memory: no swapping (RFC 1071, 2 (B)).
-void store_raw16(std::span<std::byte> bytes, std::size_t at, std::uint16_t value) {
-  std::memcpy(&bytes[at], &value, sizeof value);
-}
-std::uint16_t load_raw16(std::span<const std::byte> bytes, std::size_t at) {
-  std::uint16_t value;
-  std::memcpy(&value, &bytes[at], sizeof value);
-  return value;
-}
 
 std::uint16_t fold(std::uint64_t sum) {
   sum = (sum & 0xffffffff) + (sum >> 32);

@@ -227,17 +227,60 @@ TEST(UserNetConfigTest, ArgumentsAndBack) {
   ASSERT_TRUE(config.set_network("192.168.7.0/24"));
   config.hostname = "db";
   config.ipv6 = true;
-  config.host_loopback = false;
+  config.host_loopback = true;
+  config.denied = {IpNetwork::parse("169.254.169.254").value()};
   config.restricted = true;
   config.mtu = 9000;
   config.forwards = {HostForward::parse("tcp::8080-:80").value(),
-                     HostForward::parse("udp:0.0.0.0:53-192.168.7.20:5353").value()};
+                     HostForward::parse("udp:0.0.0.0:53-192.168.7.20:5353").value(),
+                     HostForward::parse("tcp:[::1]:90-91-:90-91").value()};
   const auto back = from_arguments(to_arguments(config));
   ASSERT_TRUE(back) << back.error().message();
   EXPECT_EQ(to_arguments(*back), to_arguments(config));
   EXPECT_EQ(back->forwards, config.forwards);
+  EXPECT_EQ(back->denied, config.denied);
+  EXPECT_TRUE(back->host_loopback);
+  EXPECT_FALSE(from_arguments({})->host_loopback);
   EXPECT_EQ(back->dns.text(), "192.168.7.3");
   EXPECT_FALSE(from_arguments({"--bogus=1"}));
+}
+
+TEST(UserNetConfigTest, ForwardedPorts) {
+  const auto text = [](std::string_view given) {
+    const auto forward = HostForward::parse(given);
+    return forward ? forward->text() : forward.error().message();
+  };
+  EXPECT_EQ(text("tcp::8080-:80"), "tcp:127.0.0.1:8080-:80");
+  EXPECT_EQ(text("udp:0.0.0.0:53-10.0.2.16:5353"), "udp:0.0.0.0:53-10.0.2.16:5353");
+  EXPECT_EQ(text("tcp::8000-8010-:9000-9010"), "tcp:127.0.0.1:8000-8010-:9000-9010");
+  EXPECT_EQ(text("tcp::80-80-10.0.2.16:80-80"), "tcp:127.0.0.1:80-10.0.2.16:80");
+  EXPECT_EQ(text("tcp:[::1]:8080-:80"), "tcp:[::1]:8080-:80");
+  EXPECT_EQ(text("tcp:[::]:1-2-[fec0::15]:1-2"), "tcp:[::]:1-2-[fec0::15]:1-2");
+  EXPECT_EQ(text("tcp::1-[fec0::15]:1"), "tcp:[::1]:1-[fec0::15]:1");
+  for (const auto* bad : {"", "tcp", "tcp:", "tcp::80", "tcp::80-", "tcp::80-81", "tcp::80:81",
+                          "sctp::80-:80", "tcp:[::1:80-:80", "tcp:[::1]80-:80", "tcp::1-:1-2-3"}) {
+    EXPECT_FALSE(HostForward::parse(bad)) << bad << ": " << text(bad);
+  }
+  EXPECT_EQ(text("tcp::8010-8000-:8010-8000"),
+            "forwarded port 'tcp::8010-8000-:8010-8000': 8010-8000 is not a range");
+  EXPECT_EQ(text("tcp::8000-8010-:80"),
+            "forwarded port 'tcp::8000-8010-:80': 11 ports of the host, and 1 of the guest");
+  const auto check = [](std::string_view given, bool ipv6) {
+    Config config;
+    config.ipv6 = ipv6;
+    config.forwards = {HostForward::parse(given).value()};
+    const auto result = config.check();
+    return result ? std::string() : result.error().message();
+  };
+  EXPECT_EQ(check("tcp:[::1]:8080-:80", true), "");
+  EXPECT_EQ(check("tcp:[::1]:8080-:80", false),
+            "forwarded port 'tcp:[::1]:8080-:80': IPv6 reaches the guest with ipv6=on");
+  EXPECT_EQ(check("tcp:[::1]:8080-10.0.2.15:80", true),
+            "forwarded port 'tcp:[::1]:8080-10.0.2.15:80': both ends need addresses of one family");
+  EXPECT_EQ(check("tcp:[::1]:8080-[fd00::1]:80", true),
+            "forwarded port 'tcp:[::1]:8080-[fd00::1]:80': fd00::1 is outside of the network "
+            "fec0::/64");
+  EXPECT_EQ(check("tcp::1-1025-:1-1025", false), "1025 forwarded ports: expected at most 1024");
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 #include "src/user_net/sandbox.h"
 
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <seccomp.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <memory>
 
 #include "src/base/unique_fd.h"
@@ -17,36 +17,24 @@
 namespace vmm::user_net {
 namespace {
 
-// Files are read for the name server's address only: /etc/resolv.conf, often a link into /run.
-Result<void> restrict_files() {
-  landlock_ruleset_attr attributes{};
-  attributes.handled_access_fs =
-      LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE |
-      LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
-      LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
-      LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
-      LANDLOCK_ACCESS_FS_MAKE_SYM;
-  const UniqueFd rules(static_cast<int>(
-      ::syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, std::uint32_t{0})));
-  if (!rules) {
-    if (errno == ENOSYS || errno == EOPNOTSUPP) return {};
-    return fail_errno("cannot restrict access to files");
-  }
-  for (const auto* folder : {"/etc", "/run"}) {
-    const UniqueFd parent(::open(folder, O_PATH | O_CLOEXEC));
-    if (!parent) continue;  // no name server, then
-    landlock_path_beneath_attr rule{};
-    rule.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE;
-    rule.parent_fd = parent.get();
-    if (::syscall(SYS_landlock_add_rule, rules.get(), LANDLOCK_RULE_PATH_BENEATH, &rule,
-                  std::uint32_t{0}) < 0) {
-      return fail_errno("cannot allow reading of '{}'", folder);
-    }
-  }
-  if (::syscall(SYS_landlock_restrict_self, rules.get(), std::uint32_t{0}) < 0) {
-    return fail_errno("cannot restrict access to files");
-  }
-  return {};
+// What the kernel knows beyond the headers that this was built with: by version of Landlock's ABI
+// (landlock(7)).
+struct RulesetAttributes {
+  std::uint64_t files = 0, network = 0, scopes = 0;
+};
+constexpr std::uint64_t kFilesAtFirst = (1ull << 13) - 1;  // all but what follows
+constexpr std::uint64_t kRefer = 1ull << 13, kTruncate = 1ull << 14, kDeviceIoctl = 1ull << 15;
+constexpr std::uint64_t kBindTcp = 1ull << 0;  // connecting is what the process is for
+constexpr std::uint64_t kAbstractSockets = 1ull << 0, kSignals = 1ull << 1;
+
+RulesetAttributes attributes_of(long abi) {
+  RulesetAttributes attributes{.files = kFilesAtFirst};
+  if (abi >= 2) attributes.files |= kRefer;
+  if (abi >= 3) attributes.files |= kTruncate;
+  if (abi >= 4) attributes.network = kBindTcp;
+  if (abi >= 5) attributes.files |= kDeviceIoctl;
+  if (abi >= 6) attributes.scopes = kAbstractSockets | kSignals;
+  return attributes;
 }
 
 // Privilege was of use for published ports below 1024 only.
@@ -57,19 +45,18 @@ Result<void> drop_capabilities() {
   return {};
 }
 
+// No file is opened, and all ports that are published listen already.
 constexpr std::array kAllowed = {
     // The machine, and the guest's connections.
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(recvfrom),
     SCMP_SYS(recvmsg), SCMP_SYS(recvmmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(sendmmsg),
-    SCMP_SYS(bind), SCMP_SYS(connect), SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4),
-    SCMP_SYS(shutdown), SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(getsockopt),
-    SCMP_SYS(setsockopt), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(ioctl), SCMP_SYS(poll),
-    SCMP_SYS(ppoll), SCMP_SYS(restart_syscall),
+    SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown),
+    SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
+    SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(ioctl), SCMP_SYS(poll), SCMP_SYS(ppoll),
+    SCMP_SYS(restart_syscall),
     // Memory, time, random numbers.
     SCMP_SYS(brk), SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
     SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(getrandom), SCMP_SYS(futex),
-    // /etc/resolv.conf; Landlock says which files.
-    SCMP_SYS(openat), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(lseek),
     // The end, an abort among them.
     SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(getpid),
     SCMP_SYS(gettid), SCMP_SYS(tgkill), SCMP_SYS(sigaltstack), SCMP_SYS(exit),
@@ -97,11 +84,28 @@ Result<void> restrict_system_calls() {
 
 }  // namespace
 
-Result<void> confine() {
+// No rule is added, so all that is handled is refused: the process needs no file.
+Result<Landlock> restrict_files() {
+  const long abi = ::syscall(SYS_landlock_create_ruleset, nullptr, std::size_t{0},
+                             std::uint32_t{LANDLOCK_CREATE_RULESET_VERSION});
+  if (abi < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) return Landlock::none;
+  if (abi < 0) return fail_errno("cannot restrict access to files");
+  // Fields that an older kernel does not know are zero, as it wants them.
+  const auto attributes = attributes_of(abi);
+  const UniqueFd rules(static_cast<int>(
+      ::syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, std::uint32_t{0})));
+  if (!rules || ::syscall(SYS_landlock_restrict_self, rules.get(), std::uint32_t{0}) < 0) {
+    return fail_errno("cannot restrict access to files");
+  }
+  return Landlock::some;
+}
+
+Result<Landlock> confine() {
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return fail_errno("cannot drop privileges");
-  TRY(restrict_files());
+  const auto landlock = TRY(restrict_files());
   TRY(drop_capabilities());
-  return restrict_system_calls();
+  TRY(restrict_system_calls());
+  return landlock;
 }
 
 }  // namespace vmm::user_net

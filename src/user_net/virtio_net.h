@@ -1,7 +1,9 @@
-// The header of a virtio network frame and the feature bits (virtio 1.2, 5.1.3 and 5.1.6), as
-// masks. <linux/virtio_net.h> has them too, but is not C++.
+// A virtio network frame, its header and the feature bits (virtio 1.2, 5.1.3 and 5.1.6), as masks:
+// for the device, its backends and the network process. <linux/virtio_net.h> has the bits too, but
+// is not C++.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace vmm::virtio_net {
@@ -25,6 +27,14 @@ inline constexpr std::uint64_t kCtrlRxExtra = 1ull << 20;
 inline constexpr std::uint64_t kMq = 1ull << 22;
 inline constexpr std::uint64_t kCtrlMacAddr = 1ull << 23;
 
+// What a backend may do for a guest, and what a guest may take.
+inline constexpr std::uint64_t kHostOffloads = kCsum | kHostTso4 | kHostTso6 | kHostEcn;
+inline constexpr std::uint64_t kGuestOffloads = kGuestCsum | kGuestTso4 | kGuestTso6 | kGuestEcn;
+inline constexpr std::uint64_t kOffloads = kHostOffloads | kGuestOffloads;
+
+// Of an interface that was told of no other one.
+inline constexpr std::uint16_t kDefaultMtu = 1500;
+
 // Header::flags
 inline constexpr std::uint8_t kNeedsCsum = 1;
 inline constexpr std::uint8_t kDataValid = 2;
@@ -44,5 +54,12 @@ struct Header {
   std::uint16_t num_buffers = 0;  // only on the way to the guest
 };
 static_assert(sizeof(Header) == 12);
+
+inline constexpr std::size_t kHeaderSize = sizeof(Header);
+inline constexpr std::size_t kLinkHeader = 18;  // Ethernet's, with a VLAN tag
+// Header and Ethernet header: nothing shorter is a frame.
+inline constexpr std::size_t kMinFrame = kHeaderSize + 14;
+// The largest: with an IP packet of the largest size.
+inline constexpr std::size_t kMaxFrame = kHeaderSize + kLinkHeader + 65535;
 
 }  // namespace vmm::virtio_net

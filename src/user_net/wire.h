@@ -1,8 +1,8 @@
 // The Ethernet socket between a machine and its network process: a pair of SOCK_SEQPACKET sockets.
 //
-//   network -> machine   first of all: Hello, {result, text of the error}
+//   network -> machine   first of all: Hello, {result, text of the error or for the log}
 //   both ways            frames: virtio_net_hdr_v1 and the Ethernet frame, one a message
-//   machine -> network   Control, shorter than any frame
+//   machine -> network   Control and NameServerMessage, shorter than any frame
 //
 // Sequenced packets rather than a stream: one copy less to find the ends of frames, and the end of
 // a process is seen, as it is not with datagrams.
@@ -10,18 +10,22 @@
 // machine in turn takes from it nothing but sizes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include "src/user_net/virtio_net.h"
+
 namespace vmm::user_net {
 
-inline constexpr std::size_t kHeaderSize = 12;
-inline constexpr std::size_t kMinFrame = kHeaderSize + 14;
-inline constexpr std::size_t kMaxFrame = kHeaderSize + 18 + 65535;
+using virtio_net::kHeaderSize;
+using virtio_net::kMaxFrame;
+using virtio_net::kMinFrame;
 
 struct Hello {
   std::uint32_t magic = kMagic;
-  std::uint32_t failed = 0;                            // not zero: a sentence follows
+  // Not zero: a sentence that says why follows. Else one for the log may.
+  std::uint32_t failed = 0;
   static constexpr std::uint32_t kMagic = 0x314e4d56;  // "VMN1"
 };
 
@@ -32,5 +36,17 @@ struct Control {
   std::uint64_t features = 0;
 };
 static_assert(sizeof(Control) < kMinFrame);
+
+// One of the host's name servers: IPv4 as IPv4-mapped addresses. The network process reads no
+// files.
+struct NameServerMessage {
+  std::uint16_t magic = kMagic;
+  std::uint16_t index = 0;  // 0 begins the list anew, and is none when the address is "::"
+  std::array<std::uint8_t, 16> address{};
+  std::uint32_t scope = 0;
+  static constexpr std::uint16_t kMagic = 0x534e;
+};
+static_assert(sizeof(NameServerMessage) < kMinFrame);
+static_assert(sizeof(NameServerMessage) != sizeof(Control));
 
 }  // namespace vmm::user_net
