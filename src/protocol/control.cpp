@@ -1,62 +1,160 @@
 #include "src/protocol/control.h"
 
-#include <nlohmann/json.hpp>
-#include <sys/socket.h>
+#include <chrono>
+#include <utility>
 
-#include <array>
-
-#include "src/base/unix_socket.h"
+#include "src/base/json.h"
+#include "src/protocol/control_v1.h"
+#include "src/protocol/json_fields.h"
 
 namespace vmm::protocol {
 namespace {
 
 using nlohmann::json;
 
+std::string to_line(const json& message) {
+  return message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
 Result<json> parse_object(std::string_view line) {
-  json message = json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!message.is_object()) return fail("not a JSON object: '{}'", line.substr(0, 100));
+  auto message = parse_json(line);
+  if (!message) {
+    return fail("not a JSON object: '{}': {}", line.substr(0, 100), message.error().message());
+  }
+  if (!message->is_object()) return fail("not a JSON object: '{}'", line.substr(0, 100));
   return message;
 }
 
-// A text field, or "" when it is not there.
-Result<std::string> text_of(const json& message, const char* key) {
-  const auto it = message.find(key);
-  if (it == message.end()) return std::string();
-  if (!it->is_string()) return fail("'{}' is to be a text, not {}", key, it->dump());
-  return it->get<std::string>();
+template <typename T>
+json fields_of(const T& message) {
+  JsonWriter writer;
+  T::fields(message, writer);
+  return std::move(writer.object);
+}
+
+template <typename T>
+Result<T> read_fields(const json& object, std::string_view what, JsonReader::Others others) {
+  T message;
+  JsonReader reader(object);
+  T::fields(message, reader);
+  TRY(reader.result(what, others));
+  return message;
+}
+
+// The alternative of the variant that has the name, by `read`; none: nobody has it.
+template <typename Variant, typename Read>
+std::optional<Result<Variant>> read_named(std::string_view name, Read read) {
+  std::optional<Result<Variant>> found;
+  const auto attempt = [&]<typename T>(std::in_place_type_t<T>) {
+    if (T::kName != name) return;
+    auto message = read(std::in_place_type<T>);
+    if (message) {
+      found = Variant(std::move(*message));
+    } else {
+      found = std::unexpected(message.error());
+    }
+  };
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (attempt(std::in_place_type<std::variant_alternative_t<I, Variant>>), ...);
+  }(std::make_index_sequence<std::variant_size_v<Variant>>());
+  return found;
+}
+
+template <typename Variant>
+std::vector<std::string_view> names_in() {
+  std::vector<std::string_view> names;
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (names.push_back(std::variant_alternative_t<I, Variant>::kName), ...);
+  }(std::make_index_sequence<std::variant_size_v<Variant>>());
+  return names;
+}
+
+Result<void> check_arguments(const Command& command) {
+  if (const auto* snapshot = std::get_if<Snapshot>(&command)) {
+    if (snapshot->directory.empty()) return fail("snapshot takes a directory");
+  }
+  return {};
+}
+
+Result<Command> decode_command(const json& message) {
+  const auto name = message.find("command");
+  if (name == message.end()) return fail("the request has no command");
+  if (!name->is_string()) return fail("'command' is to be a text, not {}", name->dump());
+  const auto text = name->get<std::string>();
+  json arguments = json::object();
+  if (const auto it = message.find("arguments"); it != message.end()) arguments = *it;
+  if (!arguments.is_object()) {
+    return fail("'arguments' is to be an object, not {}", arguments.dump());
+  }
+  auto command = read_named<Command>(text, [&]<typename T>(std::in_place_type_t<T>) {
+    return read_fields<T>(arguments, T::kName, JsonReader::Others::refused);
+  });
+  if (!command)
+    return fail("unknown command '{}'{}", text, did_you_mean(text, names_in<Command>()));
+  if (*command) TRY(check_arguments(**command));
+  return std::move(*command);
 }
 
 }  // namespace
 
-std::string encode(const Request& request) {
-  json message = {{"version", kControlVersion}, {"command", request.command}};
-  if (!request.argument.empty()) message["argument"] = request.argument;
-  for (const auto& [name, value] : request.options) message["options"][name] = value;
-  return message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+std::string_view name_of(const Command& command) {
+  return std::visit([]<typename T>(const T&) { return T::kName; }, command);
+}
+
+std::string encode_request(std::uint64_t id, const Command& command) {
+  json message = {{"version", kControlVersion}, {"id", id}, {"command", name_of(command)}};
+  auto arguments = std::visit([](const auto& typed) { return fields_of(typed); }, command);
+  if (!arguments.empty()) message["arguments"] = std::move(arguments);
+  return to_line(message);
 }
 
 std::string encode(const Reply& reply) {
   json message = {{"ok", reply.ok}};
-  if (!reply.result.empty()) message["result"] = json::parse(reply.result, nullptr, false);
+  if (reply.id) message["id"] = *reply.id;
+  if (!reply.result.empty()) message["result"] = parse_json(reply.result).value_or(json());
   if (!reply.ok) message["error"] = reply.error;
-  return message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+  return to_line(message);
 }
 
-Result<Request> decode_request(std::string_view line) {
-  const auto message = TRY(parse_object(line));
-  if (const auto version = message.find("version");
-      version != message.end() && *version != kControlVersion) {
-    return fail("version {} of the control protocol is not spoken here, {} is", version->dump(),
-                kControlVersion);
+std::string encode(const Event& event) {
+  auto message = std::visit(
+      []<typename T>(const T& typed) {
+        auto object = fields_of(typed);
+        object["event"] = T::kName;
+        return object;
+      },
+      event);
+  message["time_ms"] = std::chrono::duration_cast<std::chrono::milliseconds>(
+                           std::chrono::system_clock::now().time_since_epoch())
+                           .count();
+  return to_line(message);
+}
+
+Request decode_request(std::string_view line) {
+  Request request{.version = kOldestControlVersion, .id = {}, .command = Status{}};
+  const auto message = parse_object(line);
+  if (!message) {
+    request.command = std::unexpected(message.error());
+    return request;
   }
-  Request request{TRY(text_of(message, "command")), TRY(text_of(message, "argument")), {}};
-  if (const auto options = message.find("options"); options != message.end()) {
-    if (!options->is_object()) return fail("'options' is to be an object, not {}", options->dump());
-    for (const auto& [name, value] : options->items()) {
-      request.options[name] = TRY(text_of(*options, name.c_str()));
-    }
+  const auto version = message->find("version");
+  if (version == message->end() || *version == kOldestControlVersion) {
+    request.command = decode_v1(*message);
+    return request;
   }
-  if (request.command.empty()) return fail("the request has no command");
+  const auto id = message->find("id");
+  if (id != message->end() && id->is_number_unsigned()) request.id = id->get<std::uint64_t>();
+  if (*version != kControlVersion) {
+    request.command = fail("version {} of the control protocol is not spoken here, {} and {} are",
+                           version->dump(), kOldestControlVersion, kControlVersion);
+    return request;
+  }
+  request.version = kControlVersion;
+  if (request.id) {
+    request.command = decode_command(*message);
+  } else {
+    request.command = fail("the request has no id, or one that is not a whole number from 0");
+  }
   return request;
 }
 
@@ -65,30 +163,56 @@ Result<Reply> decode_reply(std::string_view line) {
   const auto ok = message.find("ok");
   if (ok == message.end() || !ok->is_boolean())
     return fail("the reply does not say whether it is ok");
-  Reply reply{ok->get<bool>(), "", TRY(text_of(message, "error"))};
+  Reply reply{.id = {}, .ok = ok->get<bool>(), .result = "", .error = ""};
+  if (const auto id = message.find("id"); id != message.end() && id->is_number_unsigned()) {
+    reply.id = id->get<std::uint64_t>();
+  }
+  if (const auto error = message.find("error"); error != message.end()) {
+    if (!error->is_string()) return fail("'error' is to be a text, not {}", error->dump());
+    reply.error = error->get<std::string>();
+  }
   if (const auto result = message.find("result"); result != message.end()) {
     reply.result = result->dump();
   }
   return reply;
 }
 
-Result<std::string> call(const std::string& socket_path, const Request& request) {
-  const auto socket = TRY(connect_unix(socket_path));
-  const std::string message = encode(request);
-  TRY(write_all(socket.get(), std::as_bytes(std::span(message))));
-  std::string line;
-  std::array<char, 4096> chunk;
-  while (!line.ends_with('\n')) {
-    const ssize_t n = ::read(socket.get(), chunk.data(), chunk.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno("no answer from '{}'", socket_path);
-    if (n == 0) return fail("no answer from '{}': the machine is gone", socket_path);
-    line.append(chunk.data(), static_cast<std::size_t>(n));
-    if (line.size() > 16 * kMaxLine) return fail("the answer from '{}' does not end", socket_path);
-  }
-  auto reply = TRY(decode_reply(line));
-  if (!reply.ok) return fail("{}", reply.error);
-  return std::move(reply.result);
+bool is_event(std::string_view line) {
+  const auto message = parse_json(line);
+  return message && message->is_object() && message->contains("event");
 }
+
+Result<Event> decode_event(std::string_view line) {
+  const auto message = TRY(parse_object(line));
+  const auto name = message.find("event");
+  if (name == message.end() || !name->is_string()) return fail("not an event: '{}'", line);
+  auto event =
+      read_named<Event>(name->get<std::string>(), [&]<typename T>(std::in_place_type_t<T>) {
+        return read_fields<T>(message, T::kName, JsonReader::Others::ignored);
+      });
+  if (!event) return fail("unknown event '{}'", name->get<std::string>());
+  return std::move(*event);
+}
+
+template <typename T>
+std::string to_json(const T& result) {
+  return fields_of(result).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+template <typename T>
+Result<T> from_json(std::string_view text) {
+  return read_fields<T>(TRY(parse_object(text)), "the answer", JsonReader::Others::ignored);
+}
+
+template std::string to_json(const VersionResult&);
+template std::string to_json(const JobResult&);
+template std::string to_json(const JobList&);
+template std::string to_json(const Saved&);
+template std::string to_json(const Ended&);
+template Result<VersionResult> from_json(std::string_view);
+template Result<JobResult> from_json(std::string_view);
+template Result<JobList> from_json(std::string_view);
+template Result<Saved> from_json(std::string_view);
+template Result<Ended> from_json(std::string_view);
 
 }  // namespace vmm::protocol
