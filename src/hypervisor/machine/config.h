@@ -1,5 +1,5 @@
 // MachineConfig: all that a person says about a machine, as plain typed fields. Options and the
-// configuration file both end here (config/), the machine is assembled from it alone.
+// configuration file both end here (src/cli/config), the machine is assembled from it alone.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@
 namespace vmm {
 
 struct MachineConfig {
-  std::string name;                   // shown in status; empty: none
-  std::string kernel;                 // path of a bzImage or vmlinux
-  std::string initrd;                 // path, or empty
-  std::string append;                 // words behind the default command line
+  std::string name;    // shown in status; empty: none
+  std::string kernel;  // path of a bzImage or vmlinux; empty: restored, and boots nothing later
+  std::string initrd;  // path, or empty
+  std::string append;  // words behind the default command line
   std::uint64_t memory = 512u << 20;  // bytes
   unsigned cpus = 1;
   std::vector<disk::DiskConfig> disks;
@@ -29,6 +29,11 @@ struct MachineConfig {
   chardev::SerialSpec serial;
   std::string control;  // path of the control socket, or empty
   bool reboot = true;   // false: a reset of the guest ends the program
+  friend bool operator==(const MachineConfig&, const MachineConfig&) = default;
 };
+
+// Every key of a machine: options of the command line have its names, too, and one that is on by
+// itself the option --no-NAME.
+spec::Fields fields_of(MachineConfig& machine);
 
 }  // namespace vmm

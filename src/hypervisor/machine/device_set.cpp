@@ -1,56 +1,14 @@
 #include "src/hypervisor/machine/device_set.h"
 
-#include <array>
+#include <string_view>
 
-#include "devices/virtio/balloon/balloon_device.h"
-#include "devices/virtio/blk/block_device.h"
-#include "devices/virtio/net/net_device.h"
-#include "devices/virtio/rng/rng_device.h"
-#include "devices/virtio/vsock/vsock_device.h"
+#include "src/hypervisor/machine/device_kinds.h"
 
 namespace vmm {
 namespace {
 
-using AddDevices = Result<void> (*)(const MachineConfig&, const DeviceContext&, DeviceSet&);
-
-Result<void> add_disks(const MachineConfig& config, const DeviceContext&, DeviceSet& set) {
-  for (std::size_t i = 0; i < config.disks.size(); ++i) {
-    const std::string name = fmt::format("blk{}", i);
-    TRY(set.add(name, TRY(virtio::BlockDevice::create(config.disks[i], name))));
-  }
-  return {};
-}
-
-Result<void> add_nets(const MachineConfig& config, const DeviceContext& context, DeviceSet& set) {
-  for (std::size_t i = 0; i < config.nets.size(); ++i) {
-    const std::string name = fmt::format("net{}", i);
-    TRY(set.add(name, TRY(virtio::NetDevice::create(config.nets[i], name, context.memory))));
-  }
-  return {};
-}
-
-Result<void> add_vsock(const MachineConfig& config, const DeviceContext& context, DeviceSet& set) {
-  if (!config.vsock) return {};
-  return set.add("vsock", TRY(virtio::VsockDevice::create(*config.vsock, context.loop)));
-}
-
-Result<void> add_balloon(const MachineConfig& config, const DeviceContext& context,
-                         DeviceSet& set) {
-  if (!config.balloon) return {};
-  return set.add("balloon", std::make_unique<virtio::BalloonDevice>(context.memory, context.loop));
-}
-
-Result<void> add_rng(const MachineConfig& config, const DeviceContext& context, DeviceSet& set) {
-  if (!config.rng) return {};
-  return set.add("rng", std::make_unique<virtio::RngDevice>(context.loop));
-}
-
 constexpr std::string_view kPciHostSection = "pci";
 std::string transport_section(const std::string& device) { return device + ".pci"; }
-
-// In the order of the PCI slots: the first disk is found first.
-constexpr std::array<AddDevices, 5> kKinds = {&add_disks, &add_nets, &add_vsock, &add_balloon,
-                                              &add_rng};
 
 }  // namespace
 
@@ -58,7 +16,15 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const MachineConfig& config
                                                      const DeviceContext& context,
                                                      const MemoryRange& pci_window) {
   std::unique_ptr<DeviceSet> set(new DeviceSet(context, pci_window));
-  for (const auto add : kKinds) TRY(add(config, context, *set));
+  const DeviceResources resources{context.memory, context.loop};
+  for (const auto& kind : device_kinds()) {
+    for (std::size_t i = 0; i < kind.count(config); ++i) {
+      const bool numbered = kind.number == DeviceKind::Number::many;
+      const std::string name =
+          numbered ? fmt::format("{}{}", kind.name, i) : std::string(kind.name);
+      TRY(set->add(kind, name, TRY(kind.make(config, i, name, resources))));
+    }
+  }
   return set;
 }
 
@@ -66,9 +32,7 @@ DeviceSet::~DeviceSet() { stop(); }
 
 Result<void> DeviceSet::wait_ready() {
   for (const auto& entry : entries_) {
-    auto* net = dynamic_cast<virtio::NetDevice*>(entry.device.get());
-    if (net == nullptr) continue;
-    if (const auto ready = net->wait_ready(); !ready) {
+    if (const auto ready = entry.device->wait_ready(); !ready) {
       return fail("{}: {}", entry.name, ready.error().message());
     }
   }
@@ -76,11 +40,17 @@ Result<void> DeviceSet::wait_ready() {
 }
 
 void DeviceSet::stop() {
-  for (auto& entry : entries_) entry.transport->stop();
+  for (auto& entry : entries_) {
+    const Waits::Scope waiting(*waits_, fmt::format("device {}", entry.name));
+    entry.transport->stop();
+  }
 }
 
 void DeviceSet::suspend() {
-  for (auto& entry : entries_) entry.transport->suspend();
+  for (auto& entry : entries_) {
+    const Waits::Scope waiting(*waits_, fmt::format("device {}", entry.name));
+    entry.transport->suspend();
+  }
 }
 
 void DeviceSet::resume() {
@@ -110,11 +80,43 @@ Result<void> DeviceSet::restore(state::Sections& sections) {
   return {};
 }
 
-Result<void> DeviceSet::add(std::string name, std::unique_ptr<virtio::Device> device) {
+NamedValues DeviceSet::metrics() {
+  NamedValues metrics;
+  for (const auto& entry : entries_) metrics.push_back({entry.name, entry.device->metrics()});
+  return metrics;
+}
+
+NamedValues DeviceSet::status() const {
+  NamedValues status;
+  for (const auto& kind : device_kinds()) {
+    if (kind.status_key.empty()) continue;
+    NamedValuesList list;
+    for (const auto& entry : entries_) {
+      if (entry.kind == &kind) list.push_back(entry.device->status());
+    }
+    const std::string key(kind.status_key);
+    if (kind.number == DeviceKind::Number::many) {
+      status.push_back({key, std::move(list)});
+    } else if (!list.empty()) {
+      status.push_back({key, std::move(list.front())});
+    }
+  }
+  return status;
+}
+
+virtio::MemoryTarget* DeviceSet::memory_target() const {
+  for (const auto& entry : entries_) {
+    if (auto* target = entry.device->memory_target(); target != nullptr) return target;
+  }
+  return nullptr;
+}
+
+Result<void> DeviceSet::add(const DeviceKind& kind, std::string name,
+                            std::unique_ptr<virtio::Device> device) {
   auto transport = TRY(virtio::PciTransport::create(name, *device, context_.memory,
                                                     context_.messages, context_.doorbells));
   TRY(pci_.add(*transport));
-  entries_.push_back({std::move(name), std::move(device), std::move(transport)});
+  entries_.push_back({&kind, std::move(name), std::move(device), std::move(transport)});
   return {};
 }
 

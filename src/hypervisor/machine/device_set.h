@@ -1,20 +1,22 @@
 // DeviceSet: the virtio devices of a machine, each with its PCI transport.
 //
-// A kind of device is added in one place: a function in device_set.cpp that looks at its part of
-// the configuration, and its name in the list there. Nobody else knows the kinds.
+// Which devices there may be is in one table, device_kinds.cpp. Nobody else knows the kinds.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "devices/pci/host.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/pci/transport.h"
 #include "src/base/event_loop.h"
+#include "src/base/named_values.h"
 #include "src/base/result.h"
 #include "src/hypervisor/bus/interrupt.h"
 #include "src/hypervisor/machine/config.h"
+#include "src/hypervisor/machine/waits.h"
 #include "src/hypervisor/memory/guest_memory.h"
 
 namespace vmm {
@@ -26,6 +28,8 @@ struct DeviceContext {
   DoorbellRegistry& doorbells;
   EventLoop& loop;  // for devices that have little to do
 };
+
+struct DeviceKind;
 
 class DeviceSet {
  public:
@@ -39,6 +43,9 @@ class DeviceSet {
   // not, while the rest was assembled.
   Result<void> wait_ready();
 
+  // Who is told while a device is waited for.
+  void tell_waits(std::shared_ptr<Waits> waits) { waits_ = std::move(waits); }
+
   // Deactivates all; requests in flight are finished first.
   void stop();
 
@@ -51,24 +58,21 @@ class DeviceSet {
 
   pci::PciHost& pci() { return pci_; }
 
-  // For the functions in device_set.cpp. `name` is unique: "blk0".
-  Result<void> add(std::string name, std::unique_ptr<virtio::Device> device);
+  // What each device has done, by the device's name; may wait a moment for the guest.
+  NamedValues metrics();
+  // What the devices say of themselves, by the status key of their kind.
+  NamedValues status() const;
+  // The first one that has it; null: none has.
+  virtio::MemoryTarget* memory_target() const;
 
   template <typename F>
   void for_each(F visit) const {
     for (const auto& entry : entries_) visit(entry.name, *entry.device);
   }
-  // The device of that name, null when there is none or it is of another kind.
-  template <typename T>
-  T* find(std::string_view name) const {
-    for (const auto& entry : entries_) {
-      if (entry.name == name) return dynamic_cast<T*>(entry.device.get());
-    }
-    return nullptr;
-  }
 
  private:
   struct Entry {
+    const DeviceKind* kind;
     std::string name;
     std::unique_ptr<virtio::Device> device;
     std::unique_ptr<virtio::PciTransport> transport;
@@ -76,9 +80,13 @@ class DeviceSet {
   DeviceSet(const DeviceContext& context, const MemoryRange& pci_window)
       : context_(context), pci_(pci_window) {}
 
+  Result<void> add(const DeviceKind& kind, std::string name,
+                   std::unique_ptr<virtio::Device> device);
+
   const DeviceContext context_;
   pci::PciHost pci_;
   std::vector<Entry> entries_;
+  std::shared_ptr<Waits> waits_ = std::make_shared<Waits>();
 };
 
 }  // namespace vmm

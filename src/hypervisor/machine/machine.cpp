@@ -1,7 +1,5 @@
 #include "src/hypervisor/machine/machine.h"
 
-#include <future>
-
 #include "arch/address_plan.h"
 #include "arch/boot.h"
 #include "arch/interrupts.h"
@@ -9,6 +7,7 @@
 #include "arch/vcpu.h"
 #include "src/base/log.h"
 #include "src/base/text.h"
+#include "src/base/thread.h"
 
 namespace vmm {
 namespace {
@@ -29,6 +28,8 @@ End end_of(VcpuThread::Ending ending) {
   return End::error;
 }
 
+std::string name_of(VcpuThread& vcpu) { return fmt::format("vCPU {}", vcpu.vcpu().index()); }
+
 }  // namespace
 
 Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config,
@@ -37,9 +38,10 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config,
   TRY(machine->open_kvm());
   machine->memory_ = TRY(GuestMemory::create(arch::memory_ranges(config.memory)));
   // Beside the rest, which mostly waits for KVM.
-  auto images = std::async([&config, &memory = *machine->memory_] {
-    return arch::load_images(config.kernel, config.initrd, memory);
-  });
+  auto images =
+      TRY(Background<arch::Images>::start("loader", [&config, &memory = *machine->memory_] {
+        return arch::load_images(config.kernel, config.initrd, memory);
+      }));
   TRY(machine->assemble(nullptr));
   TRY(machine->enter_kernel(TRY(images.get())));
   return machine;
@@ -73,6 +75,7 @@ Result<void> Machine::assemble(const state::Sections* saved) {
   devices_ = TRY(DeviceSet::create(
       config_, {.memory = *memory_, .messages = *vm_, .doorbells = *vm_, .loop = io_->loop()},
       arch::kPciWindow));
+  devices_->tell_waits(environment_.waits);
   TRY(board_->connect_pci(*vm_, devices_->pci(), ports_, mmio_));
   return create_vcpus();
 }
@@ -127,7 +130,10 @@ std::string Machine::command_line(const MachineConfig& config) {
 Machine::~Machine() {
   if (environment_.serial != nullptr) environment_.serial->set_receiver({});
   for (const auto& vcpu : vcpus_) vcpu->request_stop();
-  for (const auto& vcpu : vcpus_) (void)vcpu->join();  // the one that hangs is in the log
+  for (const auto& vcpu : vcpus_) {
+    const Waits::Scope waiting(*environment_.waits, name_of(*vcpu));
+    (void)vcpu->join();  // the one that hangs is in the log
+  }
   if (board_ && board_->serial() != nullptr) board_->serial()->flush();
   if (devices_) devices_->stop();
 }
@@ -152,7 +158,10 @@ Result<void> Machine::start(Begin begin) {
 void Machine::pause() {
   if (paused_) return;
   for (const auto& vcpu : vcpus_) vcpu->request_pause();
-  for (const auto& vcpu : vcpus_) vcpu->wait_paused();
+  for (const auto& vcpu : vcpus_) {
+    const Waits::Scope waiting(*environment_.waits, name_of(*vcpu));
+    vcpu->wait_paused();
+  }
   paused_ = true;
 }
 
@@ -172,6 +181,12 @@ void Machine::resume() {
 
 void Machine::press_power_button() { board_->press_power_button(); }
 
-void Machine::end(End how, std::string text) { environment_.on_end(how, std::move(text)); }
+// A guest can ask for its end as often as it writes to a port, by all vCPUs at once, while the
+// owner's thread is busy for long: the first request counts, and there are no others to keep.
+void Machine::end(End how, std::string text) {
+  if (ended_.exchange(true)) return;
+  for (const auto& vcpu : vcpus_) vcpu->request_park();
+  environment_.on_end(how, std::move(text));
+}
 
 }  // namespace vmm

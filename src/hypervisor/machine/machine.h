@@ -11,8 +11,9 @@
 // flushes their backends and takes irqfds and ioeventfds back), then everything in reverse order of
 // its making.
 //
-// Threads: all calls come from the owner's thread, but for what says otherwise. vCPUs run on
-// theirs, devices on workers of their own or on the one named "io".
+// Threads: one call at a time, by whichever thread, but for what says otherwise: paused(),
+// memory(), devices() and vcpus() may be looked at meanwhile. vCPUs run on threads of their own,
+// devices on workers of their own or on the one named "io".
 #pragma once
 
 #include <atomic>
@@ -31,6 +32,7 @@
 #include "src/hypervisor/machine/config.h"
 #include "src/hypervisor/machine/device_set.h"
 #include "src/hypervisor/machine/vcpu_thread.h"
+#include "src/hypervisor/machine/waits.h"
 #include "src/hypervisor/state/sections.h"
 
 namespace vmm::arch {
@@ -50,8 +52,9 @@ class Machine {
   // What outlives a machine: its owner reboots it by making another one.
   struct Environment {
     chardev::Chardev* serial = nullptr;  // null: no serial port
-    // Called on any thread, and possibly several times: the first one counts.
+    // Called once at most, on any thread; no vCPU goes on with the guest then.
     std::function<void(End, std::string text)> on_end;
+    std::shared_ptr<Waits> waits = std::make_shared<Waits>();  // told what it waits for
   };
 
   static Result<std::unique_ptr<Machine>> create(const MachineConfig& config,
@@ -78,7 +81,7 @@ class Machine {
   // pause(), and the devices as well: their requests finished, nothing on the way. resume() lets
   // both go on.
   void suspend();
-  // While suspended.
+  // While suspended. Error: the guest has ended meanwhile.
   Result<state::Sections> save();
   void press_power_button();
 
@@ -114,7 +117,8 @@ class Machine {
   std::unique_ptr<arch::Board> board_;
   std::unique_ptr<DeviceSet> devices_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
-  bool paused_ = true;
+  std::atomic<bool> ended_{false};
+  std::atomic<bool> paused_{true};
   bool suspended_ = false;
 };
 

@@ -14,6 +14,8 @@ std::string vcpu_section(std::size_t index) { return fmt::format("vcpu{}", index
 }  // namespace
 
 Result<state::Sections> Machine::save() {
+  // What it asked for (a reset, say) would be lost: the request is in no state.
+  if (ended_) return fail("the guest has ended meanwhile");
   state::Sections sections;
   devices_->save(sections);
   board_->save(sections);

@@ -22,6 +22,14 @@ std::string hex(std::span<const std::byte> bytes) {
   return text;
 }
 
+std::vector<std::byte> unhex(std::string_view text) {
+  std::vector<std::byte> bytes;
+  for (; !text.empty(); text.remove_prefix(2)) {
+    bytes.push_back(static_cast<std::byte>(std::stoi(std::string(text.substr(0, 2)), nullptr, 16)));
+  }
+  return bytes;
+}
+
 template <typename State>
 void expect_golden(const State& state, std::string_view kind, std::uint32_t version,
                    const std::string& golden) {
@@ -89,9 +97,15 @@ TEST(StateGolden, Pci) {
 }
 
 TEST(StateGolden, Memory) {
+  expect_golden(snapshot::MemoryLayer{}, "memory-layer", 1, "01000100000001020000000000");
   expect_golden(snapshot::MemoryLayer{false, {{4096, 8192}}}, "memory-layer", 1,
-                "0100010000000002002200000001001c00000001000800000000100000000000000200080000000020"
-                "000000000000");
+                "0100010000000002000000000003001000000000100000000000000020000000000000");
+  // The list of extents before it was flat.
+  const auto former = state::decode<snapshot::MemoryLayer>(
+      unhex("0100010000000002002200000001001c00000001000800000000100000000000000200080000000020"
+            "000000000000"));
+  ASSERT_TRUE(former) << former.error().message();
+  EXPECT_EQ(former->extents, (std::vector<snapshot::Extent>{{4096, 8192}}));
 }
 
 }  // namespace

@@ -5,16 +5,16 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
-#include <system_error>
 
 #include "arch/vcpu.h"
 #include "src/base/log.h"
-#include "src/base/worker.h"
+#include "src/base/thread.h"
 
 namespace vmm {
 namespace {
 
-constexpr auto kJoinDeadline = std::chrono::seconds(10);
+// Longer than the owner waits before it ends the process.
+constexpr auto kJoinDeadline = std::chrono::seconds(60);
 
 // Gets a vCPU's thread out of KVM_RUN; the handler itself has nothing to do.
 int kick_signal() { return SIGRTMIN; }
@@ -39,24 +39,15 @@ VcpuThread::~VcpuThread() {
 
 Result<void> VcpuThread::start() {
   install_kick_handler();
-  // All signals but the kick are the main thread's.
-  sigset_t all, old;
-  sigfillset(&all);
-  sigdelset(&all, kick_signal());
-  pthread_sigmask(SIG_BLOCK, &all, &old);
-  try {
-    thread_ = std::thread([this] { main(); });
-  } catch (const std::system_error& error) {
-    pthread_sigmask(SIG_SETMASK, &old, nullptr);
-    return fail("cannot start the thread of vCPU {}: {}", vcpu_->index(), error.what());
-  }
-  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  thread_ =
+      TRY(start_thread(fmt::format("vcpu{}", vcpu_->index()), [this] { main(); }, kick_signal()));
   return {};
 }
 
 void VcpuThread::request(State wanted) {
   std::lock_guard lock(mutex_);
   if (wanted_ == State::stopped || ended_) return;
+  if (wanted_ == State::parked && wanted != State::stopped) return;
   wanted_ = wanted;
   // Both are needed: the signal ends a KVM_RUN that goes on, the flag one that is about to begin.
   vcpu_->set_immediate_exit(true);
@@ -82,6 +73,7 @@ bool VcpuThread::join() {
   {
     std::unique_lock lock(mutex_);
     if (!changed_.wait_for(lock, kJoinDeadline, [this] { return ended_; })) {
+      // check: unlimited-log allowed, once a vCPU, at its end
       log::error("vCPU {} does not stop", vcpu_->index());
       return false;
     }
@@ -91,9 +83,13 @@ bool VcpuThread::join() {
 }
 
 void VcpuThread::main() {
-  set_thread_name(fmt::format("vcpu{}", vcpu_->index()));
-  while (wait_to_run()) {
-    if (!run_until_interrupted()) break;
+  const auto ran = caught([this] {
+    while (wait_to_run()) {
+      if (!run_until_interrupted()) break;
+    }
+  });
+  if (!ran) {
+    on_end_(Ending::error, fmt::format("vCPU {}: {}", vcpu_->index(), ran.error().message()));
   }
   std::lock_guard lock(mutex_);
   now_ = State::stopped;
@@ -152,7 +148,7 @@ void VcpuThread::end(kvm::Exit exit) {
 
 bool VcpuThread::wait_to_run() {
   std::unique_lock lock(mutex_);
-  while (wanted_ == State::paused) {
+  while (wanted_ == State::paused || wanted_ == State::parked) {
     now_ = State::paused;
     changed_.notify_all();
     changed_.wait(lock);

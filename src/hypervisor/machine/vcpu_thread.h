@@ -1,8 +1,10 @@
 // VcpuThread: runs one vCPU, on a thread of its own, and hands its accesses to the buses.
 //
 //   stopped --start()--> running <--pause(), resume()--> paused --stop()--> joined
+//                           +--request_park()--> paused for good ----stop()--> joined
 //
-// start, pause, resume and stop are called by the machine's owner, one at a time.
+// start, pause, resume and stop are called by the machine's owner, one at a time; request_park by
+// any thread, the vCPU's own among them.
 #pragma once
 
 #include <atomic>
@@ -43,15 +45,17 @@ class VcpuThread {
   void request_pause() { request(State::paused); }
   void wait_paused();
   void resume();
+  // The guest has ended: the vCPU finishes the access that it is in and never runs again.
+  void request_park() { request(State::parked); }
   void request_stop() { request(State::stopped); }
-  // False when the thread did not end within ten seconds; it is named in the log.
+  // False when the thread did not end within a minute; it is named in the log.
   bool join();
 
   kvm::Vcpu& vcpu() { return *vcpu_; }
   const ExitCounters& counters() const { return counters_; }
 
  private:
-  enum class State { paused, running, stopped };
+  enum class State { paused, running, parked, stopped };
   void request(State wanted);
   void main();
   // False: this vCPU runs no more.

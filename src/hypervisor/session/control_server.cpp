@@ -1,16 +1,18 @@
+// 1. on_client(): what came is read, serve_lines() cuts it into requests.
+// 2. A request is served here (version) or by the handler, which answers now or later.
+// 3. Answers and events are appended to what is unsent; flush() hands that to the socket.
+// 4. settle(): a client is read from while it reads what it is sent and may ask more; it is watched
+//    for just what can go on, and dropped when nothing more can come of it.
 #include "src/hypervisor/session/control_server.h"
 
+#include <sys/socket.h>
+
+#include <algorithm>
 #include <array>
 #include <cerrno>
-
-#include "src/base/log.h"
+#include <tuple>
 
 namespace vmm {
-namespace {
-
-constexpr std::size_t kMaxClients = 64;
-
-}  // namespace
 
 Result<std::unique_ptr<ControlServer>> ControlServer::create(const std::string& path,
                                                              EventLoop& loop, Handler handler) {
@@ -27,91 +29,195 @@ ControlServer::ControlServer(UnixListener listener, EventLoop& loop, Handler han
     : listener_(std::move(listener)), loop_(loop), handler_(std::move(handler)) {}
 
 ControlServer::~ControlServer() {
-  for (const auto& [fd, client] : clients_) loop_.forget(fd);
+  for (const auto& [id, client] : clients_) loop_.forget(client.socket.get());
   loop_.forget(listener_.fd());
 }
 
 void ControlServer::accept() {
   auto socket = listener_.accept();
-  if (!socket || clients_.size() == kMaxClients) return;
-  const int fd = socket.get();
-  if (!loop_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { read(fd); })) return;
-  auto& client = clients_[fd];
-  client.id = next_id_++;
+  if (!socket) return;
+  if (clients_.size() >= kMaxClients) make_room();
+  const auto id = next_id_++;
+  const auto watched = loop_.watch(socket.get(), EPOLLIN,
+                                   [this, id](std::uint32_t events) { on_client(id, events); });
+  if (!watched) return;
+  auto& client = clients_[id];
+  client.id = client.last_heard = id;
   client.socket = std::move(socket);
 }
 
-void ControlServer::read(int fd) {
-  auto& client = clients_.at(fd);
-  std::array<char, 4096> chunk;
-  const ssize_t n = ::read(fd, chunk.data(), chunk.size());
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (n <= 0) {
+// Who connects and says nothing does not keep others out.
+void ControlServer::make_room() {
+  const auto rank = [](const Client& client) {
+    const bool waits = client.in_flight > client.passive;
+    const bool listens = client.listening || client.passive > 0;
+    return std::tuple(waits, listens, client.last_heard);
+  };
+  const auto least = std::ranges::min_element(
+      clients_, [&](const auto& a, const auto& b) { return rank(a.second) < rank(b.second); });
+  drop(least->first);
+}
+
+void ControlServer::on_client(std::uint64_t id, std::uint32_t events) {
+  auto& client = clients_.at(id);
+  client.last_heard = next_id_++;
+  // One that is gone altogether may have left requests behind.
+  const bool hung_up = (events & (EPOLLHUP | EPOLLERR)) != 0;
+  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read(client);
+  if (!serve_lines(client) || (hung_up && client.ended)) return drop(id);
+  settle(id);
+}
+
+void ControlServer::read(Client& client) {
+  std::array<char, 16384> chunk;
+  const ssize_t n = ::read(client.socket.get(), chunk.data(), chunk.size());
+  if (n > 0) {
+    client.received.append(chunk.data(), static_cast<std::size_t>(n));
+  } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
     client.ended = true;
-    loop_.forget(fd);
-    if (!client.waiting) drop(fd);
-    return;
   }
-  client.received.append(chunk.data(), static_cast<std::size_t>(n));
-  if (!serve_lines(client)) drop(fd);
 }
 
 bool ControlServer::serve_lines(Client& client) {
-  const int fd = client.socket.get();
-  const std::uint64_t id = client.id;
-  serving_ = true;
-  while (!client.waiting) {
-    const auto end = client.received.find('\n');
+  client.serving = true;
+  std::size_t begin = 0;
+  while (!client.in_order && client.unsent.size() < kSlowReader) {
+    const auto end = client.received.find('\n', begin);
     if (end == std::string::npos) break;
-    const std::string line = client.received.substr(0, end);
-    client.received.erase(0, end + 1);
-    client.waiting = true;
-    serve(client, line);
-    // Dropped, when it did not take its answer.
-    const auto it = clients_.find(fd);
-    if (it == clients_.end() || it->second.id != id) {
-      serving_ = false;
-      return true;
-    }
+    serve(client, std::string_view(client.received).substr(begin, end - begin));
+    begin = end + 1;
   }
-  serving_ = false;
-  return client.received.size() <= protocol::kMaxLine && (client.waiting || !client.ended);
+  client.received.erase(0, begin);
+  client.serving = false;
+  if (client.received.size() <= protocol::kMaxLine) return true;
+  return client.received.find('\n') <= protocol::kMaxLine;
 }
 
-void ControlServer::serve(Client& client, const std::string& line) {
+void ControlServer::serve(Client& client, std::string_view line) {
   const auto request = protocol::decode_request(line);
-  if (!request) {
-    answer(client.socket.get(), client.id, std::unexpected(request.error()));
-    return;
+  Answer reply;
+  reply.server_ = this;
+  reply.client_ = client.id;
+  reply.version_ = request.version;
+  reply.id_ = request.id;
+  reply.passive_ = request.command && std::holds_alternative<protocol::Wait>(*request.command);
+  const bool too_many = client.in_flight >= kMaxInFlight;
+  ++client.in_flight;
+  if (reply.passive_) ++client.passive;
+  client.in_order = request.version == 1;
+  if (!request.command) return answer(reply, std::unexpected(request.command.error()));
+  if (too_many) {
+    return answer(reply, fail("{} requests of this connection are in flight: expected at most {}",
+                              client.in_flight, kMaxInFlight));
   }
-  handler_(*request, [this, fd = client.socket.get(), id = client.id](Result<std::string> result) {
-    answer(fd, id, result);
-  });
+  if (std::holds_alternative<protocol::Version>(*request.command)) {
+    return answer(reply,
+                  protocol::to_json(protocol::VersionResult{
+                      {protocol::kOldestControlVersion, protocol::kControlVersion}, VMM_VERSION}));
+  }
+  handler_(*request.command, request.version, reply);
 }
 
-void ControlServer::answer(int fd, std::uint64_t id, const Result<std::string>& result) {
-  const auto it = clients_.find(fd);
-  if (it == clients_.end() || it->second.id != id) return;  // it went away
-  auto& client = it->second;
-  protocol::Reply reply;
+void ControlServer::listen(const Answer& answer) {
+  auto* client = find(answer);
+  if (client != nullptr && !std::exchange(client->listening, true)) ++listeners_;
+}
+
+ControlServer::Client* ControlServer::find(const Answer& answer) {
+  const auto it = clients_.find(answer.client_);
+  return it == clients_.end() ? nullptr : &it->second;
+}
+
+void ControlServer::answer(const Answer& to, const Result<std::string>& result) {
+  auto* client = find(to);
+  if (client == nullptr) return;  // it went away
+  protocol::Reply reply{.id = to.id_};
   if (result) {
     reply.result = *result;
   } else {
-    reply = {false, "", result.error().message()};
+    reply.ok = false;
+    reply.error = result.error().message();
   }
-  client.waiting = false;
-  // Replies are small: a client that does not read them is dropped rather than waited for.
-  const std::string text = protocol::encode(reply);
-  if (!write_all(fd, std::as_bytes(std::span(text)))) {
-    drop(fd);
-  } else if (!serving_ && !serve_lines(client)) {
-    drop(fd);
-  }
+  client->unsent += protocol::encode(reply);
+  --client->in_flight;
+  if (to.passive_) --client->passive;
+  if (to.version_ == 1) client->in_order = false;
+  settle(to.client_);
 }
 
-void ControlServer::drop(int fd) {
-  loop_.forget(fd);
-  clients_.erase(fd);
+void ControlServer::publish(const protocol::Event& event) {
+  if (listeners_ == 0) return;
+  const std::string line = protocol::encode(event);
+  std::vector<std::uint64_t> told;
+  for (auto& [id, client] : clients_) {
+    if (!client.listening) continue;
+    send_event(client, event, line);
+    told.push_back(id);
+  }
+  for (const auto id : told) settle(id);
+}
+
+void ControlServer::send_event(Client& client, const protocol::Event& event,
+                               const std::string& line) {
+  // There is but one last event.
+  const bool last = std::holds_alternative<protocol::Ended>(event);
+  if (client.unsent.size() >= kSlowReader && !last) {
+    ++client.missed;
+    return;
+  }
+  tell_missed(client);
+  client.unsent += line;
+}
+
+void ControlServer::tell_missed(Client& client) {
+  if (client.missed == 0) return;
+  client.unsent += protocol::encode(protocol::Missed{std::exchange(client.missed, 0)});
+}
+
+bool ControlServer::flush(Client& client) {
+  std::size_t sent = 0;
+  while (sent < client.unsent.size()) {
+    const ssize_t n = ::send(client.socket.get(), client.unsent.data() + sent,
+                             client.unsent.size() - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno != EAGAIN) return false;
+    if (n < 0) break;
+    sent += static_cast<std::size_t>(n);
+  }
+  client.unsent.erase(0, sent);
+  return true;
+}
+
+void ControlServer::settle(std::uint64_t id) {
+  const auto it = clients_.find(id);
+  if (it == clients_.end() || it->second.serving) return;
+  auto& client = it->second;
+  for (bool more = true; more;) {
+    if (!flush(client) || client.unsent.size() > kMaxUnsent) return drop(id);
+    const bool has_room = client.unsent.size() < kSlowReader;
+    more = has_room && client.missed > 0;
+    if (more) tell_missed(client);
+    // What waited for room, or for an answer.
+    if (has_room && !client.in_order && client.received.contains('\n')) {
+      if (!serve_lines(client)) return drop(id);
+      more = true;
+    }
+  }
+  const bool goes_on = client.in_flight > 0 || client.listening || !client.unsent.empty();
+  if (client.ended && !goes_on) return drop(id);
+  const bool reads = !client.ended && !client.in_order && client.unsent.size() < kSlowReader;
+  const std::uint32_t wanted = (reads ? EPOLLIN : 0u) | (client.unsent.empty() ? 0u : EPOLLOUT);
+  if (wanted == client.watched) return;
+  client.watched = wanted;
+  if (!loop_.modify(client.socket.get(), wanted)) drop(id);
+}
+
+void ControlServer::drop(std::uint64_t id) {
+  const auto it = clients_.find(id);
+  if (it == clients_.end()) return;
+  if (it->second.listening) --listeners_;
+  loop_.forget(it->second.socket.get());
+  clients_.erase(it);
 }
 
 }  // namespace vmm

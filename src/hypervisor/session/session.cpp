@@ -7,17 +7,14 @@
 #include <cstdlib>
 
 #include "devices/backend/disk/disk.h"
-#include "devices/virtio/balloon/balloon_device.h"
+#include "src/base/caught.h"
 #include "src/base/log.h"
 #include "src/base/own_code.h"
-#include "src/base/text.h"
 #include "src/hypervisor/session/report.h"
+#include "src/hypervisor/session/signals.h"
 
 namespace vmm {
 namespace {
-
-// A guest that does not answer its power button in this time is ended.
-constexpr auto kStopDeadline = std::chrono::seconds(30);
 
 // After this time nothing of a start goes on.
 constexpr auto kStartTime = std::chrono::milliseconds(1000);
@@ -58,20 +55,23 @@ Result<void> Session::open() {
     if (!net.mac) net.mac = net::MacAddress::random();
   }
   loop_ = TRY(EventLoop::create());
-  saver_ = std::make_unique<Saver>(*loop_, start_.config_text);
+  tasks_ = std::make_unique<Tasks>(*loop_);
+  saver_ = std::make_unique<Saver>(start_.texts);
+  jobs_ = std::make_unique<Jobs>(*loop_, [this](const auto& event) { publish(event); });
   TRY(watch_signals());
   if (!config_.control.empty()) {
     control_ = TRY(ControlServer::create(
         config_.control, *loop_,
-        [this](const protocol::Request& request, const ControlServer::Answer& answer) {
-          serve(request, answer);
-        }));
+        [this](const protocol::Command& command, unsigned version,
+               const ControlServer::Answer& answer) { serve(command, version, answer); }));
+    note_socket(config_.control);
   }
   // Machines come and go when the guest reboots; the console stays.
   console_ =
       TRY(chardev::open_chardev(config_.serial, *loop_,
                                 {.power_button = [this] { ask_to_stop("the console"); },
                                  .quit = [this] { finish(kExitKilled, "ended by the console"); }}));
+  if (config_.serial.kind == chardev::Kind::socket) note_socket(config_.serial.path);
   // What a guest wrote is there when it reboots.
   for (auto& disk : config_.disks) {
     if (!disk.scratch) continue;
@@ -83,15 +83,18 @@ Result<void> Session::open() {
 
 Machine::Environment Session::environment() {
   const unsigned generation = ++generation_;
-  return {.serial = console_.get(), .on_end = [this, generation](End how, std::string text) {
-            loop_->post([this, generation, how, text = std::move(text)] {
-              if (generation == generation_) on_end(how, text);
-            });
-          }};
+  return {.serial = console_.get(),
+          .on_end =
+              [this, generation](End how, std::string text) {
+                loop_->post([this, generation, how, text = std::move(text)] {
+                  if (generation == generation_) on_end(how, text);
+                });
+              },
+          .waits = waits_};
 }
 
 Result<void> Session::create_machine() {
-  // A guest that resets after it was restored boots its kernel, as it would have.
+  // A guest that resets after it was restored boots the kernel that the person named.
   const auto snapshot = std::exchange(start_.snapshot, nullptr);
   if (!snapshot) {
     machine_ = TRY(Machine::create(config_, environment()));
@@ -106,57 +109,65 @@ Result<void> Session::create_machine() {
       {.memory = std::move(provided.memory), .sections = snapshot->take_sections()});
   if (!machine) return fail("snapshot '{}': {}", snapshot->path(), machine.error().message());
   machine_ = std::move(*machine);
+  if (config_.vsock) note_socket(config_.vsock->path);
   saver_->restored_from(*machine_, snapshot->digest());
-  if (const auto* reader = dynamic_cast<snapshot::Reader*>(snapshot.get()); reader != nullptr) {
-    watch_working_set(*reader);
-  }
+  if (snapshot->is_directory()) watch_working_set(*snapshot);
   return {};
 }
 
-Result<void> Session::start_machine(Begin begin) {
-  TRY(machine_->start(begin));
+Result<void> Session::start_machine() {
+  want_paused_ = told_paused_ = start_.begin == Begin::paused;
+  TRY(machine_->start(start_.begin));
   loop_->add_timer(EventLoop::Clock::now() + kStartTime, &unmap_own_code);
   return {};
 }
 
-// On the page server's thread. Others wait in the guest's memory for a page that will never come,
-// the session's own perhaps among them: nothing can be taken apart but the names of its sockets.
-void Session::end_with_damage(const std::string& text) const {
+void Session::note_socket(const std::string& path) {
+  auto file = SocketFile::at(path);
+  std::lock_guard lock(sockets_mutex_);
+  if (file) sockets_.push_back(std::move(*file));
+}
+
+// On any thread. Others wait for what never comes, a page of the guest's memory or a device, the
+// session's own thread perhaps among them: nothing can be taken apart but the names of its sockets.
+void Session::end_with_damage(const std::string& text) {
   fmt::print(stderr, "vmm: {}\n", text);
-  if (!config_.control.empty()) ::unlink(config_.control.c_str());
-  if (config_.vsock) ::unlink(config_.vsock->path.c_str());
-  if (config_.serial.kind == chardev::Kind::socket) ::unlink(config_.serial.path.c_str());
+  {
+    std::lock_guard lock(sockets_mutex_);
+    for (const auto& socket : sockets_) socket.remove();
+  }
   // check: aborts allowed, as said; by exit, so that the terminal's mode is restored
   std::exit(kExitInternal);
 }
 
-// A fork sees zeroes where a page is missing, and a suspended guest should not wait for the rest.
-Result<void> Session::finish_memory() {
-  if (!pages_) return {};
-  TRY(pages_->finish());
-  pages_.reset();
-  return {};
-}
-
-void Session::watch_working_set(const snapshot::Reader& snapshot) {
-  auto extents = snapshot::read_working_set(snapshot.directory(), snapshot.digest(),
-                                            machine_->memory().size());
+void Session::watch_working_set(const snapshot::Source& snapshot) {
+  auto extents =
+      snapshot::read_working_set(snapshot.path(), snapshot.digest(), machine_->memory().size());
   if (!extents.empty()) {
     prefetcher_ = std::make_unique<snapshot::Prefetcher>(machine_->memory(), std::move(extents));
     return;
   }
-  loop_->add_timer(EventLoop::Clock::now() + kWorkingSetTime, [this, generation = generation_,
-                                                               directory = snapshot.directory(),
-                                                               digest = snapshot.digest()] {
-    if (generation != generation_ || !machine_) return;
-    const auto recorded = snapshot::record_working_set(machine_->memory(), directory, digest);
-    if (!recorded) log::info("working set: {}", recorded.error().message());
-  });
+  loop_->add_timer(
+      EventLoop::Clock::now() + kWorkingSetTime,
+      [this, generation = generation_, directory = snapshot.path(), digest = snapshot.digest()] {
+        if (generation != generation_ || !is_there()) return;
+        tasks_->beside(
+            "working-set",
+            [&memory = machine_->memory(), directory, digest] {
+              return snapshot::record_working_set(memory, directory, digest);
+            },
+            [this](const Result<void>& recorded) {
+              if (!recorded) log::info("working set: {}", recorded.error().message());
+              go_on();
+            });
+      });
 }
 
 Session::~Session() {
   // The machine first: its threads use the console, and post to the loop.
+  tasks_.reset();
   saver_.reset();
+  jobs_.reset();
   prefetcher_.reset();
   machine_.reset();
   pages_.reset();
@@ -165,12 +176,11 @@ Session::~Session() {
 }
 
 Result<void> Session::watch_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  const sigset_t set = stop_signals();
   // Before any thread starts, as they inherit it.
   if (::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return fail("cannot block signals");
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGCHLD, SIG_DFL);  // who ignores it is not told how its children ended
   signals_ = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_) return fail_errno("cannot receive signals");
   return loop_->watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); });
@@ -188,10 +198,11 @@ Result<void> Session::check_start() const {
 }
 
 int Session::run() {
-  if (const auto started = start_machine(start_.begin); !started) {
+  if (const auto started = start_machine(); !started) {
     finish(kExitFailed, started.error().message());
   } else {
     made_.clear();
+    publish(protocol::Started{});
     log::info("the guest {}, {:.3f} ms after the program began",
               machine_->paused() ? "is ready" : "runs", age());
     if (start_.ready) {
@@ -200,13 +211,14 @@ int Session::run() {
       start_.ready.reset();
     }
   }
-  loop_->run();
-  // Ended by force, nobody waits for a copy of the disks; else a snapshot that was begun is made.
-  if (exit_code_ == kExitKilled) saver_->cancel();
-  saver_->settle();
-  prefetcher_.reset();
-  machine_.reset();
-  pages_.reset();
+  // The loop is what takes the machine apart, too: it has another try at that.
+  for (int tries = 0;; ++tries) {
+    const auto ran = caught([this] { loop_->run(); });
+    if (ran) break;
+    if (tries > 0) end_with_damage(ran.error().message());
+    finish(kExitInternal, ran.error().message());
+    exit_code_ = kExitInternal;  // whatever it was to end with before
+  }
   return exit_code_;
 }
 
@@ -220,18 +232,23 @@ void Session::on_signal() {
 }
 
 void Session::ask_to_stop(const char* who) {
+  if (finished_) {
+    // Asked twice, nobody waits for a snapshot.
+    if (std::exchange(stopping_, true)) cancel_jobs();
+    return;
+  }
+  if (!machine_ && !rebooting_) return;
   if (stopping_) {
     finish(kExitKilled, fmt::format("ended by a second request ({})", who));
     return;
   }
-  log::info("{}: the guest is asked to power off", who);
   stopping_ = true;
-  machine_->resume();  // a paused guest hears nothing
-  machine_->press_power_button();
-  loop_->add_timer(EventLoop::Clock::now() + kStopDeadline, [this] {
-    finish(kExitKilled, fmt::format("the guest did not power off within {} s, it was ended",
-                                    kStopDeadline.count()));
-  });
+  if (ends_saved_) {
+    log::info("{}: the machine ends when its state is saved", who);
+    return;
+  }
+  log::info("{}: the guest is asked to power off", who);
+  press_power_button();
 }
 
 void Session::on_end(End how, const std::string& text) {
@@ -245,6 +262,12 @@ void Session::on_end(End how, const std::string& text) {
                                      quick_resets_, kQuickReset.count()));
       return;
     }
+    if (config_.kernel.empty()) {
+      fmt::print(stderr, "vmm: {}; it was restored without --kernel, so nothing boots again\n",
+                 text);
+      finish(kExitPowerOff, text);
+      return;
+    }
     log::info("{}: starting it again", text);
     reboot();
     return;
@@ -253,95 +276,123 @@ void Session::on_end(End how, const std::string& text) {
 }
 
 void Session::reboot() {
-  saver_->settle();
+  last_status_ = status_json(config_, *machine_, "rebooting",
+                             std::chrono::steady_clock::now() - started_, generation_ - 1);
+  rebooting_ = true;
+  go_on();
+}
+
+// Nobody looks at the machine any more, nor saves it.
+void Session::make_again() {
+  making_ = true;
   saver_->forget();
-  prefetcher_.reset();
-  machine_.reset();
-  pages_.reset();
-  auto result = create_machine();
-  if (result) result = start_machine(Begin::running);
-  if (!result) finish(kExitInternal, fmt::format("cannot reboot: {}", result.error().message()));
+  watch_for_hangs();
+  tasks_->in_order(
+      [this, environment = environment()]() -> Result<void> {
+        prefetcher_.reset();
+        machine_.reset();
+        pages_.reset();
+        machine_ = TRY(Machine::create(config_, environment));
+        return {};
+      },
+      [this](Result<void> made) { start_again(std::move(made)); });
+}
+
+void Session::start_again(Result<void> made) {
+  const auto failed = [this](const Error& error) {
+    finish(kExitInternal, fmt::format("cannot reboot: {}", error.message()));
+  };
+  making_ = rebooting_ = false;
+  if (!made) return failed(made.error());
+  if (finished_) return go_on();
+  ++held_;
+  told_paused_ = false;
+  tasks_->in_order([this] { return machine_->start(Begin::running); },
+                   [this, failed](const Result<void>& started) {
+                     --held_;
+                     if (!started) return failed(started.error());
+                     loop_->add_timer(EventLoop::Clock::now() + kStartTime, &unmap_own_code);
+                     publish(protocol::Started{.reboots = generation_ - 1});
+                     go_on();
+                   });
 }
 
 void Session::finish(int exit_code, const std::string& text) {
   if (finished_) return;
   finished_ = true;
   exit_code_ = exit_code;
+  reason_ = text;
   if (exit_code == kExitPowerOff) {
     log::info("{}", text);
   } else {
     fmt::print(stderr, "vmm: {}\n", text);
   }
-  loop_->stop();
+  if (exit_code == kExitPanic) publish(protocol::Panic{text});
+  // Ended by force, nobody waits for a copy of the disks; else a snapshot that was begun is made.
+  if (exit_code == kExitKilled || exit_code == kExitInternal) cancel_jobs();
+  go_on();
 }
 
-std::string Session::state() const {
-  if (stopping_) return "stopping";
-  return machine_->paused() ? "paused" : "running";
+void Session::cancel_jobs() {
+  jobs_->cancel_all();
+  ends_since_ = std::chrono::steady_clock::now();
 }
 
-void Session::serve(const protocol::Request& request, const ControlServer::Answer& answer) {
-  if (!machine_ || finished_) return answer(fail("the machine is ending"));
-  if (request.command == "snapshot") return snapshot(request, answer);
-  answer(serve_now(request));
-}
-
-void Session::snapshot(const protocol::Request& request, const ControlServer::Answer& answer) {
-  SaveRequest save{.directory = request.argument};
-  constexpr std::array<std::string_view, 3> kOptions = {"incremental", "live", "stop"};
-  for (const auto& [name, value] : request.options) {
-    if (name == "incremental") {
-      save.parent = value;
-    } else if (name == "live") {
-      save.live = true;
-    } else if (name == "stop") {
-      save.stop = true;
-    } else {
-      return answer(fail("snapshot has no option '{}'{}", name, did_you_mean(name, kOptions)));
-    }
+void Session::go_on() {
+  const bool is_busy = !jobs_->empty() || tasks_->beside() > 0 || making_;
+  if (finished_) {
+    if (jobs_->empty() && !ends_since_) ends_since_ = std::chrono::steady_clock::now();
+    watch_for_hangs();
+    if (!is_busy && !ending_) end();
+  } else if (rebooting_) {
+    if (!is_busy) make_again();
+  } else {
+    do_what_is_wanted();
   }
-  if (save.directory.empty()) return answer(fail("snapshot takes a directory"));
-  if (const auto finished = finish_memory(); !finished) {
-    return answer(std::unexpected(finished.error()));
-  }
-  saver_->save(*machine_, save, [this, answer, stop = save.stop](Result<std::string> result) {
-    const bool ends = stop && result;
-    answer(std::move(result));
-    if (ends) finish(kExitPowerOff, "its state was saved");
+}
+
+void Session::end() {
+  ending_ = true;
+  tasks_->in_order(
+      [this]() -> Result<void> {
+        prefetcher_.reset();
+        machine_.reset();
+        pages_.reset();
+        return {};
+      },
+      [this](const Result<void>&) {
+        tell_end(exit_code_, reason_);
+        loop_->stop();
+      });
+}
+
+void Session::tell_end(int exit_code, const std::string& reason) {
+  const protocol::Ended ended{.code = exit_code, .reason = reason};
+  publish(ended);
+  for (const auto& answer : std::exchange(waiting_, {})) answer(protocol::to_json(ended));
+}
+
+void Session::watch_for_hangs() {
+  if (std::exchange(watching_, true)) return;
+  loop_->add_timer(EventLoop::Clock::now() + start_.patience / 10, [this] {
+    watching_ = false;
+    look_for_hangs();
   });
 }
 
-Result<std::string> Session::serve_now(const protocol::Request& request) {
-  if (request.command == "status") {
-    return status_json(config_, *machine_, state(), std::chrono::steady_clock::now() - started_,
-                       generation_ - 1);
+void Session::look_for_hangs() {
+  std::string what = waits_->longer_than(start_.patience);
+  const bool is_late =
+      ends_since_ && std::chrono::steady_clock::now() - *ends_since_ > start_.patience;
+  if (what.empty() && is_late) what = jobs_->empty() ? "the machine" : "the snapshot";
+  if (!what.empty()) {
+    const auto text =
+        fmt::format("{} does not stop within {} s", what,
+                    std::chrono::duration_cast<std::chrono::seconds>(start_.patience).count());
+    tell_end(kExitInternal, text);
+    end_with_damage(text);
   }
-  if (request.command == "metrics") return metrics_json(*machine_);
-  if (request.command == "balloon") return balloon(request.argument);
-  if (request.command == "pause") {
-    machine_->pause();
-  } else if (request.command == "resume") {
-    machine_->resume();
-  } else if (request.command == "power-button") {
-    machine_->resume();
-    machine_->press_power_button();
-  } else if (request.command == "stop") {
-    finish(kExitKilled, "ended through the control socket");
-  } else {
-    constexpr std::array<std::string_view, 8> kCommands = {
-        "pause", "resume", "stop", "power-button", "status", "balloon", "metrics", "snapshot"};
-    return fail("unknown command '{}'{}", request.command,
-                did_you_mean(request.command, kCommands));
-  }
-  return std::string();
-}
-
-Result<std::string> Session::balloon(const std::string& argument) {
-  auto* device = machine_->devices().find<virtio::BalloonDevice>("balloon");
-  if (device == nullptr)
-    return fail("the machine has no balloon: it was started without --balloon");
-  TRY(device->set_target(TRY(parse_size(argument))));
-  return std::string();
+  if (tasks_->in_order() > 0 || finished_) watch_for_hangs();
 }
 
 }  // namespace vmm

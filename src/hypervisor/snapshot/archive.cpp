@@ -17,6 +17,15 @@ constexpr std::size_t kMaxChain = 64;  // archives below one
 
 }  // namespace
 
+bool begins_as_archive(int fd) {
+  const std::string text = to_text(ArchiveHeader{});
+  // Up to the version: {"format":"vmm-export"
+  std::vector<std::byte> head(kSkippableHeader + text.find(','));
+  if (!read_exact_at(fd, head, 0) || number_at(head, 0) != kHeaderMagic) return false;
+  return std::ranges::equal(std::span(head).subspan(kSkippableHeader),
+                            std::as_bytes(std::span(text)).first(text.find(',')));
+}
+
 Result<std::unique_ptr<Archive>> Archive::open(const std::string& path) {
   // A pipe of that name would be waited for.
   return open(TRY(open_file(path, O_RDONLY | O_NONBLOCK)), path);
@@ -35,7 +44,7 @@ Result<std::unique_ptr<Archive>> Archive::open(UniqueFd file, const std::string&
 Result<void> Archive::read() {
   struct stat status{};
   if (::fstat(file_.get(), &status) < 0) return fail_errno("cannot examine it");
-  if (!S_ISREG(status.st_mode)) return fail("it is no regular file");
+  if (!S_ISREG(status.st_mode)) return fail("it is not a regular file");
   file_size_ = static_cast<std::uint64_t>(status.st_size);
   TRY(read_header());
   const auto table = TRY(read_seek_table());
@@ -52,11 +61,11 @@ Result<void> Archive::read() {
 
 Result<void> Archive::read_header() {
   std::array<std::byte, kSkippableHeader> head;
-  if (file_size_ < head.size()) return fail("it is no exported snapshot: it is too short");
+  if (file_size_ < head.size()) return fail("it is not an exported snapshot: it is too short");
   TRY(read_exact_at(file_.get(), head, 0));
   const std::uint32_t size = number_at(head, 4);
   if (number_at(head, 0) != kHeaderMagic || size > kMaxHeader) {
-    return fail("it is no exported snapshot");
+    return fail("it is not an exported snapshot");
   }
   if (size > file_size_ - head.size()) return fail("it is cut off in its header");
   std::string text(size, '\0');
@@ -86,7 +95,7 @@ Result<void> Archive::check_frames(std::span<const SeekEntry> table) {
   const auto& digest = table.back();
   if (table.front().stored != header_size_ || table.front().decoded != 0 ||
       digest.stored != kDigestFrame || digest.decoded != 0) {
-    return fail("its seek table does not fit its frames");
+    return fail("mismatch of its seek table and its frames");
   }
   const auto pages = table.subspan(1, table.size() - 3);
   for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -153,7 +162,7 @@ Result<std::vector<std::byte>> Archive::decode(std::uint64_t offset, const SeekE
       (std::to_integer<unsigned>(stored[kDescriptor]) & kChecksum) == 0 ||
       ZSTD_findFrameCompressedSize(stored.data(), stored.size()) != stored.size() ||
       ZSTD_getFrameContentSize(stored.data(), stored.size()) != entry.decoded) {
-    return fail("a frame at {} does not fit its seek table", offset);
+    return fail("mismatch of a frame at {} and its seek table", offset);
   }
   // A block of 128 KiB takes four bytes at least: more is not to be had out of so few.
   if (entry.decoded / (128u << 10) > entry.stored / 4) {
@@ -175,7 +184,8 @@ Result<std::vector<std::byte>> Archive::read_frame(std::size_t frame) const {
   return pages;
 }
 
-Result<void> Archive::check_digest() const {
+Result<void> Archive::check_digest(Progress& progress) const {
+  progress.begin("checking the archive", digest_offset_);
   Sha256 hash;
   std::vector<std::byte> buffer(1u << 20);
   for (std::uint64_t at = 0; at < digest_offset_;) {
@@ -184,14 +194,16 @@ Result<void> Archive::check_digest() const {
     TRY(read_exact_at(file_.get(), part, at));
     hash.update(part);
     at += part.size();
+    TRY(progress.advance(part.size()));
   }
   if (to_hex(hash.finish()) != digest_) {
-    return fail("archive '{}': its digest does not fit: it was altered", path_);
+    return fail("archive '{}': digest mismatch: it was altered", path_);
   }
   return {};
 }
 
-Result<ArchiveChain> open_chain(const std::string& digest, std::span<const std::string> paths) {
+Result<ArchiveChain> open_chain(const std::string& digest, std::span<const std::string> paths,
+                                Progress& progress) {
   ArchiveChain given, chain;
   for (const auto& path : paths) given.push_back(TRY(Archive::open(path)));
   std::string wanted = digest;
@@ -206,7 +218,7 @@ Result<ArchiveChain> open_chain(const std::string& digest, std::span<const std::
       return fail("archive '{}' has {} pages instead of {}", (*found)->path(),
                   (*found)->all_pages(), pages);
     }
-    TRY((*found)->check_digest());
+    TRY((*found)->check_digest(progress));
     wanted = (*found)->header().base;
     pages = (*found)->header().base_pages;
     chain.insert(chain.begin(), std::move(*found));
@@ -221,9 +233,9 @@ Result<ArchiveChain> open_chain(const std::string& digest, std::span<const std::
   return chain;
 }
 
-Result<ArchiveChain> chain_of(std::unique_ptr<Archive> archive,
-                              std::span<const std::string> bases) {
-  auto chain = open_chain(archive->header().base, bases);
+Result<ArchiveChain> chain_of(std::unique_ptr<Archive> archive, std::span<const std::string> bases,
+                              Progress& progress) {
+  auto chain = open_chain(archive->header().base, bases, progress);
   if (!chain) return fail("archive '{}': {}", archive->path(), chain.error().message());
   const std::uint64_t pages = chain->empty() ? 0 : chain->back()->all_pages();
   if (archive->header().base_pages != pages) {

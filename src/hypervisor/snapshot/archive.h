@@ -13,12 +13,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
 #include "src/hypervisor/snapshot/archive_format.h"
 #include "src/hypervisor/snapshot/manifest.h"
 
 namespace vmm::snapshot {
+
+// Whether a file begins as an archive does; the rest may be missing.
+bool begins_as_archive(int fd);
 
 class Archive {
  public:
@@ -38,7 +42,7 @@ class Archive {
   std::uint64_t all_pages() const { return header_.base_pages + own_pages_; }
   std::size_t frames() const { return offsets_.size(); }
 
-  Result<void> check_digest() const;
+  Result<void> check_digest(Progress& progress = Progress::none()) const;
   // The pages of one frame.
   Result<std::vector<std::byte>> read_frame(std::size_t frame) const;
 
@@ -70,9 +74,11 @@ using ArchiveChain = std::vector<std::unique_ptr<Archive>>;
 
 // Finds what `digest` names and all below it among the files `paths`, in any order. Whole digests
 // are compared. Error: one is missing (named), or there is one that is not needed.
-Result<ArchiveChain> open_chain(const std::string& digest, std::span<const std::string> paths);
+Result<ArchiveChain> open_chain(const std::string& digest, std::span<const std::string> paths,
+                                Progress& progress = Progress::none());
 // The chain that ends in this archive, which was checked already.
-Result<ArchiveChain> chain_of(std::unique_ptr<Archive> archive, std::span<const std::string> bases);
+Result<ArchiveChain> chain_of(std::unique_ptr<Archive> archive, std::span<const std::string> bases,
+                              Progress& progress = Progress::none());
 
 // The unique pages of a chain, by their numbers. Keeps the frames that were used last.
 class PageStore {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/base/json.h"
 #include "src/hypervisor/state/archive.h"
 
 namespace vmm::snapshot {
@@ -78,9 +79,15 @@ std::vector<std::uint8_t> encode_runs(std::span<const PageRun> runs) {
   return bytes;
 }
 
-Result<std::vector<PageRun>> decode_runs(std::span<const std::uint8_t> bytes, std::uint64_t pages,
-                                         std::uint64_t unique_pages) {
+// At most `most` runs.
+Result<std::vector<PageRun>> decode_runs(std::span<const std::uint8_t> bytes, std::size_t most,
+                                         std::uint64_t pages, std::uint64_t unique_pages) {
+  // Each number has one byte without a successor, each run three numbers.
+  const auto numbers = std::ranges::count_if(bytes, [](std::uint8_t byte) { return byte < 0x80; });
+  const auto count_of_runs = static_cast<std::size_t>(numbers) / 3;
+  if (count_of_runs > most) return fail("more runs of pages than are possible ({})", kMaxRuns);
   std::vector<PageRun> runs;
+  runs.reserve(count_of_runs);
   std::uint64_t page = 0, unique = 0;
   while (!bytes.empty()) {
     const auto gap = TRY(take_number(bytes));
@@ -114,7 +121,7 @@ Result<ArchiveHeader> header_of(const json& root) {
   }
   header.frame_pages = root.at("frame_pages").get<std::uint32_t>();
   if (header.frame_pages == 0 || header.frame_pages > kMaxFramePages) {
-    return fail("it has {} pages a frame, 1 to {} are possible", header.frame_pages,
+    return fail("invalid frame size of {} pages: expected 1 to {}", header.frame_pages,
                 kMaxFramePages);
   }
   if (root.contains("base")) {
@@ -122,7 +129,7 @@ Result<ArchiveHeader> header_of(const json& root) {
     header.base_pages = root["base"].at("pages").get<std::uint64_t>();
     constexpr std::uint64_t kMost = std::uint64_t{1} << 48;
     if (header.base.size() != 64 || header.base_pages > kMost) {
-      return fail("what it says of its base is not possible");
+      return fail("its header names an invalid base");
     }
   }
   return header;
@@ -160,10 +167,12 @@ std::string to_text(const ArchiveHeader& header) {
 }
 
 Result<ArchiveHeader> parse_archive_header(std::string_view text) {
+  const auto parsed = parse_ordered_json(text);
+  if (!parsed) return fail("its header cannot be read: {}", parsed.error().message());
+  const json& root = *parsed;
   try {
-    const json root = json::parse(text);
     if (!root.is_object() || root.value("format", "") != kArchiveFormat) {
-      return fail("it is no exported snapshot");
+      return fail("it is not an exported snapshot");
     }
     const auto version = root.at("version").get<std::uint64_t>();
     if (version != kArchiveVersion) {
@@ -178,6 +187,12 @@ Result<ArchiveHeader> parse_archive_header(std::string_view text) {
   }
 }
 
+std::uint64_t ArchiveFile::data() const {
+  std::uint64_t pages = 0;
+  for (const auto& run : runs) pages += run.count;
+  return pages * kArchivePage;
+}
+
 std::vector<std::byte> encode_index(const ArchiveIndex& index) {
   IndexRecord record{index.manifest, {}};
   for (const auto& file : index.files) {
@@ -190,12 +205,20 @@ Result<ArchiveIndex> decode_index(std::span<const std::byte> bytes, std::uint64_
   auto record = state::decode<IndexRecord>(bytes);
   if (!record) return fail("its index cannot be read: {}", record.error().message());
   ArchiveIndex index{std::move(record->manifest), {}};
+  std::uint64_t unpacked = 0;
+  std::size_t runs_left = kMaxRuns;
   for (const auto& file : record->files) {
     constexpr std::uint64_t kMost = std::uint64_t{1} << 60;
     if (file.size > kMost) return fail("its file '{}' has {} bytes", file.name, file.size);
-    auto runs = decode_runs(file.runs, (file.size + kArchivePage - 1) / kArchivePage, unique_pages);
+    auto runs = decode_runs(file.runs, runs_left, (file.size + kArchivePage - 1) / kArchivePage,
+                            unique_pages);
     if (!runs) return fail("its file '{}' has {}", file.name, runs.error().message());
+    runs_left -= runs->size();
     index.files.push_back({file.name, file.size, std::move(*runs)});
+    unpacked += index.files.back().data();
+    if (unpacked > kMaxUnpacked) {
+      return fail("its files have more than {} bytes", kMaxUnpacked);
+    }
   }
   return index;
 }

@@ -18,7 +18,11 @@ inline constexpr std::uint32_t kArchivePage = 4096;
 inline constexpr std::uint32_t kMaxFramePages = 1024;
 // Bytes, decoded: of the index, and of the file `state`.
 inline constexpr std::size_t kMaxIndex = 64u << 20;
+// Runs of all of an archive's files: three bytes of an index each at least, 24 once decoded.
+inline constexpr std::size_t kMaxRuns = 4u << 20;
 inline constexpr std::size_t kMaxState = 64u << 20;
+// Bytes that are not zero, of all of its files: a few pages may be named any number of times.
+inline constexpr std::uint64_t kMaxUnpacked = std::uint64_t{64} << 40;
 
 // Magic numbers of skippable frames (RFC 8878, 3.1.2): any of sixteen.
 inline constexpr std::uint32_t kHeaderMagic = 0x184D2A50;
@@ -54,6 +58,8 @@ struct ArchiveFile {
   std::string name;
   std::uint64_t size = 0;     // bytes
   std::vector<PageRun> runs;  // ascending; what no run has is zero
+
+  std::uint64_t data() const;  // bytes of its runs
 };
 
 struct ArchiveIndex {

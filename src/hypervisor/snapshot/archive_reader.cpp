@@ -69,10 +69,13 @@ Result<std::vector<UniqueFd>> ArchiveReader::unpack_disks() {
 
 Result<void> ArchiveReader::unpack_into(std::span<const UniqueFd> files) const {
   PageStore pages(chain_, kKeptFrames);
+  const auto& packed = chain_.back()->index().files;
+  // The file `state` comes first, the memory last. The files lie all in the same place.
+  if (!files.empty()) {
+    TRY(check_room(files[0].get(), std::span(packed).subspan(1, files.size()), path_));
+  }
   for (std::size_t i = 0; i < files.size(); ++i) {
-    // The file `state` comes first.
-    TRY(unpack_file(pages, chain_.back()->index().files[i + 1], manifest_.disks[i].digest,
-                    &files[i]));
+    TRY(unpack_file(pages, packed[i + 1], manifest_.disks[i].digest, &files[i]));
   }
   return {};
 }

@@ -21,6 +21,7 @@ class ArchiveReader : public Source {
   static Result<std::unique_ptr<ArchiveReader>> open(const std::string& file);
 
   // The disks are unnamed files beside the archive, or where temporary files go.
+  bool is_directory() const override { return false; }
   DiskFile disk_file(const DiskEntry& disk) const override;
   Result<std::vector<UniqueFd>> unpack_disks() override;
   // On a host that does not permit a page server, all of it is decoded now.

@@ -76,7 +76,7 @@ TEST_F(ArchiveReaderTest, DirectoriesAreSourcesAsWell) {
   const auto source = open_source(path("one"));
   ASSERT_TRUE(source) << source.error().message();
   const auto disk = (*source)->disk_file((*source)->manifest().disks.at(0));
-  EXPECT_EQ(disk.path, path("one/disk0.img"));
+  EXPECT_EQ(disk.path, path("one/blk0.img"));
   EXPECT_FALSE(disk.is_private);
   const auto missing = open_source(path("none"));
   ASSERT_FALSE(missing);

@@ -6,8 +6,10 @@
 
 #include <random>
 
+#include "src/base/progress_for_test.h"
 #include "src/hypervisor/snapshot/export.h"
 #include "src/hypervisor/snapshot/import.h"
+#include "src/hypervisor/snapshot/merge.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
 
 namespace vmm::snapshot {
@@ -62,7 +64,7 @@ TEST_F(ArchiveTest, ComesBackAsItWas) {
   ASSERT_TRUE(digest) << digest.error().message();
   EXPECT_EQ(*digest, Reader::open(path("one")).value()->digest());
   EXPECT_EQ(refusal("two", Verify::all), "");
-  for (const std::string file : {"manifest.json", "state", "memory", "disk0.img"}) {
+  for (const std::string file : {"manifest.json", "state", "memory", "blk0.img"}) {
     EXPECT_EQ(content(path("one/" + file)), content(path("two/" + file))) << file;
   }
   struct stat before{}, after{};
@@ -70,6 +72,25 @@ TEST_F(ArchiveTest, ComesBackAsItWas) {
   ASSERT_EQ(::stat(path("two/memory").c_str(), &after), 0);
   EXPECT_LE(after.st_blocks, before.st_blocks + 16) << "holes";
   EXPECT_EQ(files_beside({"one", "two", "one.vmm"}), 0u);
+}
+
+// A few pages may be named any number of times: 1,000 archives of one page would fill any disk.
+TEST_F(ArchiveTest, UnpacksNoMoreThanThereIsRoomFor) {
+  const auto directory = open_file(root_, O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory);
+  ArchiveFile small{"state", 2 * kPage, {{0, 1, 0}, {1, 1, 0}}};
+  EXPECT_EQ(small.data(), 2 * kPage);
+  EXPECT_TRUE(check_room(directory->get(), std::array{small}, "here"));
+  constexpr std::uint64_t kMany = kMaxUnpacked / kPage;
+  ArchiveFile large{"memory", kMaxUnpacked, {{0, kMany, 0}}};
+  const auto room = check_room(directory->get(), std::array{small, large}, "here");
+  ASSERT_FALSE(room);
+  EXPECT_NE(room.error().message().find("it unpacks to 67108864.0 MiB, 'here' has "),
+            std::string::npos)
+      << room.error().message();
+  EXPECT_TRUE(decode_index(encode_index({"", {large}}), kMany));
+  EXPECT_EQ(decode_index(encode_index({"", {small, large}}), kMany).error().message(),
+            "its files have more than 70368744177664 bytes");
 }
 
 TEST_F(ArchiveTest, SameSnapshotSameBytes) {
@@ -97,7 +118,7 @@ TEST_F(ArchiveTest, FramesStayInOrder) {
   ASSERT_TRUE(save("one"));
   ASSERT_TRUE(pack("one", "a.vmm"));
   ASSERT_TRUE(unpack("a.vmm", "two"));
-  EXPECT_TRUE(content(path("two/disk0.img")) == disk_);
+  EXPECT_TRUE(content(path("two/blk0.img")) == disk_);
   ASSERT_TRUE(pack("two", "b.vmm"));
   EXPECT_TRUE(content(path("a.vmm")) == content(path("b.vmm")));
 }
@@ -149,7 +170,7 @@ TEST_F(ArchiveTest, StoresEachPageOnceAndNoZeroes) {
   EXPECT_LT(made->bytes, (256u << 10) + 4096);
   EXPECT_GT(made->bytes, 256u << 10);
   ASSERT_TRUE(unpack("one.vmm", "two"));
-  EXPECT_EQ(content(path("two/disk0.img")), disk_);
+  EXPECT_EQ(content(path("two/blk0.img")), disk_);
 }
 
 TEST_F(ArchiveTest, BuildsOnAnother) {
@@ -305,9 +326,50 @@ TEST_F(ArchiveTest, FailedExportLeavesNothing) {
   ASSERT_TRUE(save("one"));
   const auto reader = Reader::open(path("one"));
   ASSERT_TRUE(reader);
-  std::ofstream(path("one") + "/disk0.img", std::ios::in | std::ios::binary) << 'X';
+  std::ofstream(path("one") + "/blk0.img", std::ios::in | std::ios::binary) << 'X';
   EXPECT_FALSE(export_snapshot(**reader, path("one.vmm"), {}));
   EXPECT_EQ(files_beside({"one"}), 0u);
+}
+
+// At each point where that is possible.
+TEST_F(ArchiveTest, CancelledOnesLeaveNothing) {
+  fill_noise(GuestAddress{0x10000}, 600 * 1024, 1);
+  ASSERT_TRUE(save("one"));
+  fill(GuestAddress{2 * kPage}, 'B');
+  ASSERT_TRUE(save("two", "one", kAll));
+  ASSERT_TRUE(pack("one", "one.vmm"));
+  const auto reader = Reader::open(path("two"), Verify::sealed, Hosts::any);
+  ASSERT_TRUE(reader) << reader.error().message();
+  using Work = std::function<bool(Progress&)>;
+  const std::pair<std::string, Work> works[] = {
+      {"export",
+       [&](Progress& progress) {
+         return export_snapshot(**reader, path("made"), {path("one.vmm"), {}}, progress)
+             .has_value();
+       }},
+      {"import",
+       [&](Progress& progress) {
+         return import_archive(path("one.vmm"), path("made"), {}, progress).has_value();
+       }},
+      {"merge",
+       [&](Progress& progress) { return merge(**reader, path("made"), progress).has_value(); }},
+      {"verify of an archive",
+       [&](Progress& progress) {
+         return verify_archive(path("one.vmm"), {}, progress).has_value();
+       }},
+      {"verify of a directory", [&](Progress& progress) {
+         return Reader::open(path("two"), Verify::all, Hosts::any, progress).has_value();
+       }}};
+  for (const auto& [name, work] : works) {
+    unsigned at = 0;
+    for (;; ++at) {
+      test::CancelsAt progress(at);
+      if (work(progress)) break;
+      EXPECT_EQ(files_beside({"one", "two", "one.vmm"}), 0u) << name << " " << at;
+    }
+    EXPECT_GT(at, 5u) << name;
+    fs::remove_all(path("made"));
+  }
 }
 
 TEST_F(ArchiveTest, IsReadByZstdItself) {
@@ -334,6 +396,27 @@ TEST(ArchiveIndexTest, ComesBackAndIsBounded) {
        {PageRun{0, 3, 0}, PageRun{2, 1, 0}, PageRun{0, 0, 0}, PageRun{0, 1, 4}}) {
     EXPECT_FALSE(decode_index(encode_index({"", {{"state", 5000, {run}}}}), 4));
   }
+}
+
+TEST(ArchiveIndexTest, HasRunsThatFitIntoMemory) {
+  // Every other page, one run each: all of them are possible, and one more is not.
+  const auto index_of = [](std::size_t state_runs, std::size_t memory_runs) {
+    ArchiveIndex index{"{}", {}};
+    for (const auto& [name, count] :
+         {std::pair{"state", state_runs}, std::pair{"memory", memory_runs}}) {
+      ArchiveFile file{name, count * 2 * kArchivePage, {}};
+      for (std::size_t i = 0; i < count; ++i) file.runs.push_back({2 * i, 1, 0});
+      index.files.push_back(std::move(file));
+    }
+    return encode_index(index);
+  };
+  const auto most = decode_index(index_of(1, kMaxRuns - 1), 1);
+  ASSERT_TRUE(most) << most.error().message();
+  EXPECT_EQ(most->files[1].runs.capacity(), kMaxRuns - 1) << "memory that nothing needs";
+  const auto more = decode_index(index_of(1, kMaxRuns), 1);
+  ASSERT_FALSE(more);
+  EXPECT_EQ(more.error().message(),
+            "its file 'memory' has more runs of pages than are possible (4194304)");
 }
 
 TEST(ArchiveSeekTableTest, ComesBackAndIsBounded) {

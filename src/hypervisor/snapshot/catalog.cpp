@@ -6,6 +6,8 @@
 #include <filesystem>
 
 #include "src/base/unique_fd.h"
+#include "src/hypervisor/snapshot/archive.h"
+#include "src/hypervisor/snapshot/files.h"
 #include "src/hypervisor/snapshot/reader.h"
 
 namespace vmm::snapshot {
@@ -29,13 +31,32 @@ std::uint64_t stored_bytes(const std::string& directory) {
   return total;
 }
 
+// Whether an export made it.
+bool is_unfinished_archive(const std::string& path) {
+  const auto file = open_regular_file(path);
+  return file && begins_as_archive(file->get());
+}
+
+// Whether a save made it: nothing else is in it.
+bool is_unfinished(const std::string& directory) {
+  const auto handle = open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!handle) return false;
+  const auto files = list_files(handle->get(), directory);
+  return files && std::ranges::all_of(*files, [](const ListedFile& file) {
+           return file.regular && is_own_name(file.name);
+         });
+}
+
 Result<std::size_t> depth_of(std::string directory, Manifest manifest) {
   std::size_t depth = 1;
   for (; manifest.parent; ++depth) {
-    if (depth == kMaxDepth) return fail("it has more than {} parents", kMaxDepth);
+    if (depth == kMaxDepth) return fail("it has more than {} parents", kMaxDepth - 1);
     directory = parent_directory(directory, manifest);
-    const auto text = read_text_file(manifest_path(directory));
-    if (!text) return fail("its parent '{}' is missing", directory);
+    const auto text = read_part(directory, kManifestFile, kMaxManifest);
+    if (!text && text.error().code() == ENOENT) {
+      return fail("its parent '{}' is missing", directory);
+    }
+    if (!text) return fail("its parent '{}': {}", directory, text.error().message());
     auto parent = TRY(parse_manifest(*text));
     if (TRY(digest_in(*text)) != manifest.parent->digest) {
       return fail("its parent '{}' is another snapshot than the one it was made from", directory);
@@ -50,7 +71,10 @@ Result<std::size_t> depth_of(std::string directory, Manifest manifest) {
 std::string parent_directory(const std::string& directory, const Manifest& manifest) {
   if (!manifest.parent) return {};
   const auto& path = manifest.parent->path;
-  return path.starts_with('/') ? path : directory + "/" + path;
+  const auto joined = path.starts_with('/') ? path : directory + "/" + path;
+  std::error_code error;
+  const auto real = fs::weakly_canonical(joined, error);
+  return error ? joined : real.string();
 }
 
 Result<CatalogEntry> examine(const std::string& directory) {
@@ -58,8 +82,8 @@ Result<CatalogEntry> examine(const std::string& directory) {
   if (!fs::is_directory(directory, error)) {
     return fail("snapshot '{}': there is no such directory", directory);
   }
-  const auto text = read_text_file(manifest_path(directory));
-  if (!text) return fail("'{}' is no snapshot: {}", directory, text.error().message());
+  const auto text = read_part(directory, kManifestFile, kMaxManifest);
+  if (!text) return fail("'{}' is not a snapshot: {}", directory, text.error().message());
   CatalogEntry entry;
   const auto path = fs::absolute(directory, error).lexically_normal();
   entry.name = (path.has_filename() ? path : path.parent_path()).filename().string();
@@ -83,7 +107,24 @@ Result<std::vector<CatalogEntry>> list(const std::string& directory) {
   std::vector<CatalogEntry> found;
   for (const auto& each : entries) {
     const auto path = each.path().string();
-    if (path.ends_with(".partial") || !fs::exists(manifest_path(path), error)) continue;
+    if (path.ends_with(kPartialSuffix)) {
+      if (is_unfinished(path)) {
+        found.push_back({.name = each.path().filename(),
+                         .damage = "its save goes on, or was killed",
+                         .stored = stored_bytes(path),
+                         .unfinished = true});
+      } else if (each.is_regular_file(error) && !each.is_symlink(error) &&
+                 is_unfinished_archive(path)) {
+        struct stat status{};
+        (void)::lstat(path.c_str(), &status);  // gone: it takes no room
+        found.push_back({.name = each.path().filename(),
+                         .damage = "its export goes on, or was killed",
+                         .stored = static_cast<std::uint64_t>(status.st_blocks) * 512,
+                         .unfinished = true});
+      }
+      continue;
+    }
+    if (!fs::exists(manifest_path(path), error)) continue;
     if (auto entry = examine(path)) {
       found.push_back(std::move(*entry));
     } else {

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include "src/base/sparse_file.h"
 #include "src/hypervisor/snapshot/chunks.h"
 
 namespace vmm::snapshot {
@@ -33,18 +34,30 @@ void SparseDigest::add(std::uint64_t number, std::span<const std::byte> chunk) {
   hash_.update(chunk);
 }
 
-Result<std::string> digest_of_sparse(int fd, std::uint64_t size) {
+Result<std::string> digest_of_sparse(int fd, std::uint64_t size, Progress& progress) {
   struct stat status{};
   if (::fstat(fd, &status) < 0) return fail_errno("cannot examine the file");
   if (static_cast<std::uint64_t>(status.st_size) != size) {
     return fail("it has {} bytes instead of {}", status.st_size, size);
   }
   SparseDigest digest;
-  TRY(for_each_chunk(fd, size, [&](std::uint64_t number, auto chunk) -> Result<void> {
+  const auto add = [&](std::uint64_t number, auto chunk) -> Result<void> {
     digest.add(number, chunk);
     return {};
-  }));
+  };
+  TRY(for_each_chunk(fd, size, add, progress));
   return digest.finish();
+}
+
+std::uint64_t sparse_size(int fd, std::uint64_t size) {
+  std::uint64_t total = 0;
+  for (std::uint64_t at = 0; at < size;) {
+    const auto data = next_data(fd, at, size);
+    if (!data) return total + size - at;  // an estimate: who reads it says what is wrong
+    total += data->length;
+    at = data->end();
+  }
+  return total;
 }
 
 }  // namespace vmm::snapshot

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 
 namespace vmm::snapshot {
@@ -43,6 +44,10 @@ class SparseDigest {
 };
 
 // Of the first `size` bytes of a file. Error: it has another size, or cannot be read.
-Result<std::string> digest_of_sparse(int fd, std::uint64_t size);
+Result<std::string> digest_of_sparse(int fd, std::uint64_t size,
+                                     Progress& progress = Progress::none());
+// How many of these are not in holes: by so many does `progress` advance, and by some more where
+// data begins or ends within a chunk.
+std::uint64_t sparse_size(int fd, std::uint64_t size);
 
 }  // namespace vmm::snapshot

@@ -25,9 +25,10 @@ Result<std::unique_ptr<disk::CopyTarget>> create_copy(const Writer& writer, Disk
   auto file = TRY(writer.create_file(entry.file));
   if (plain_file >= 0 && ::ioctl(file.get(), FICLONE, plain_file) == 0) return nullptr;
   if (::ftruncate(file.get(), static_cast<off_t>(entry.size)) < 0) {
-    return fail_errno("cannot make room for the copy of disk '{}'", entry.path);
+    return fail_errno("cannot make room for '{}', the copy of disk '{}'",
+                      writer.path_of(entry.file), entry.path);
   }
-  return disk::copy_to_raw_file(std::move(file));
+  return disk::copy_to_raw_file(std::move(file), writer.path_of(entry.file));
 }
 
 Result<std::unique_ptr<disk::CopyTarget>> create_layer(const Writer& writer, DiskEntry& entry,
@@ -46,14 +47,15 @@ Result<std::unique_ptr<disk::CopyTarget>> create_layer(const Writer& writer, Dis
                                      .backing_format = image_format(below)});
 }
 
-Result<void> complete_entry(const Writer& writer, DiskEntry& entry) {
+Result<void> complete_entry(const Writer& writer, DiskEntry& entry, Progress& progress) {
   const auto file = TRY(open_file(writer.path_of(entry.file), O_RDONLY));
-  if (::fdatasync(file.get()) < 0) return fail_errno("cannot sync the copy of '{}'", entry.path);
+  if (::fdatasync(file.get()) < 0)
+    return fail_errno("cannot sync '{}'", writer.path_of(entry.file));
   struct stat status{};
   if (::fstat(file.get(), &status) < 0) return fail_errno("cannot examine '{}'", entry.file);
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (entry.layer) entry.file_size = size;
-  entry.digest = TRY(digest_of_sparse(file.get(), size));
+  entry.digest = TRY(digest_of_sparse(file.get(), size, progress));
   return {};
 }
 

@@ -12,6 +12,7 @@
 
 #include "devices/backend/disk/copied_disk.h"
 #include "devices/backend/disk/qcow2/chain.h"
+#include "src/base/progress.h"
 #include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/writer.h"
 
@@ -29,7 +30,8 @@ Result<std::unique_ptr<disk::CopyTarget>> create_layer(const Writer& writer, Dis
                                                        const Parent& parent,
                                                        const DiskEntry& below);
 // When the file is whole: syncs it; its digest and size.
-Result<void> complete_entry(const Writer& writer, DiskEntry& entry);
+Result<void> complete_entry(const Writer& writer, DiskEntry& entry,
+                            Progress& progress = Progress::none());
 
 // The disk with all that is behind it, for reading.
 Result<std::unique_ptr<disk::qcow2::Chain>> open_disk_file(const std::string& path,

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <future>
 #include <memory>
 #include <optional>
 #include <thread>
 #include <unordered_map>
 
 #include "src/base/new_file.h"
+#include "src/base/thread.h"
 #include "src/hypervisor/snapshot/archive.h"
 #include "src/hypervisor/snapshot/chunks.h"
 #include "src/hypervisor/snapshot/digest.h"
@@ -61,11 +61,14 @@ class FrameWriter {
     Slot& slot = slots_[given_++ % slots_.size()];
     slot.content.assign(content.begin(), content.end());
     slot.frame.resize(ZSTD_compressBound(content.size()));
-    // `deferred`, too: where no thread is to be had, it is done when it is waited for.
-    slot.size = std::async(std::launch::async | std::launch::deferred, [&slot] {
-      return ZSTD_compress2(slot.context.get(), slot.frame.data(), slot.frame.size(),
-                            slot.content.data(), slot.content.size());
-    });
+    const auto encode = [&slot]() -> Result<std::size_t> {
+      const std::size_t size =
+          ZSTD_compress2(slot.context.get(), slot.frame.data(), slot.frame.size(),
+                         slot.content.data(), slot.content.size());
+      if (ZSTD_isError(size) != 0) return fail("zstd: {}", ZSTD_getErrorName(size));
+      return size;
+    };
+    slot.size.emplace(TRY(Background<std::size_t>::start("export", encode)));
     return {};
   }
   // Digest and seek table; returns the digest.
@@ -87,7 +90,7 @@ class FrameWriter {
     std::unique_ptr<ZSTD_CCtx, ContextDeleter> context;
     std::vector<std::byte> content;
     std::vector<std::byte> frame;
-    std::future<std::size_t> size;  // last: what it uses outlives it
+    std::optional<Background<std::size_t>> size;  // last: what it uses outlives it
   };
 
   Result<void> write_encoded() {
@@ -96,8 +99,7 @@ class FrameWriter {
   }
   Result<void> write_oldest() {
     Slot& slot = slots_[written_++ % slots_.size()];
-    const std::size_t size = slot.size.get();
-    if (ZSTD_isError(size) != 0) return fail("zstd: {}", ZSTD_getErrorName(size));
+    const std::size_t size = TRY(slot.size->get());
     return append(std::span(slot.frame).first(size), slot.content.size());
   }
   Result<void> append(std::span<const std::byte> frame, std::size_t decoded) {
@@ -158,12 +160,14 @@ class UniquePages {
 
 class Exporter {
  public:
-  Exporter(const Reader& reader, FrameWriter& out) : reader_(reader), out_(out) {}
+  Exporter(const Reader& reader, FrameWriter& out, Progress& progress)
+      : reader_(reader), out_(out), progress_(progress) {}
 
   Result<Exported> run(const ExportBase& base) {
     manifest_ = reader_.manifest();
     manifest_.parent.reset();
     TRY(begin(base));
+    progress_.begin("exporting", TRY(size_of_work()));
     TRY(add_state());
     // Disks before memory: its page cache is pieces of them, which they have in better order.
     for (auto& disk : manifest_.disks) TRY(add_disk(disk));
@@ -174,6 +178,7 @@ class Exporter {
     if (index.size() > kMaxIndex) {
       return fail("its pages lie in too many pieces: an index of {} bytes", index.size());
     }
+    TRY(decode_index(index, pages_.size()));
     TRY(out_.encoded(index));
     made_.snapshot = TRY(digest_in(index_.manifest));
     made_.stored = pages_.size() - base_pages_;
@@ -183,21 +188,31 @@ class Exporter {
   }
 
  private:
+  Result<std::uint64_t> size_of_work() {
+    std::uint64_t total = 0;
+    for (const auto& extent : TRY(reader_.data_extents())) total += extent.length;
+    for (const auto& disk : manifest_.disks) total += TRY(disk_data(reader_, disk, progress_));
+    return total;
+  }
+
   Result<void> begin(const ExportBase& base) {
     ArchiveHeader header{.architecture = manifest_.architecture,
                          .program = manifest_.program,
                          .frame_pages = kFramePages};
     if (!base.since.empty()) {
       auto top = TRY(Archive::open(base.since));
-      TRY(top->check_digest());
+      TRY(top->check_digest(progress_));
       header.base = top->digest();
       header.base_pages = base_pages_ = top->all_pages();
-      for (const auto& archive : TRY(chain_of(std::move(top), base.bases))) {
+      const auto chain = TRY(chain_of(std::move(top), base.bases, progress_));
+      progress_.begin("reading the base", base_pages_ * kArchivePage);
+      for (const auto& archive : chain) {
         for (std::size_t i = 0; i < archive->frames(); ++i) {
           const auto pages = TRY(archive->read_frame(i));
           for (std::size_t at = 0; at < pages.size(); at += kArchivePage) {
             pages_.add_known(std::span(pages).subspan(at, kArchivePage));
           }
+          TRY(progress_.advance(pages.size()));
         }
       }
     }
@@ -218,13 +233,14 @@ class Exporter {
     const auto extents = TRY(reader_.data_extents());
     index_.files.push_back({std::string(kMemoryFile), manifest_.memory_size(), {}});
     SparseDigest digest;
-    TRY(for_each_chunk(*memory, extents, [&](std::uint64_t number, auto chunk) -> Result<void> {
+    const auto add = [&](std::uint64_t number, auto chunk) -> Result<void> {
       digest.add(number, chunk);
       return add_pages(number * kChunk, chunk);
-    }));
+    };
+    TRY(for_each_chunk(*memory, extents, add, progress_));
     auto found = digest.finish();
     if (reader_.depth() == 1 && found != manifest_.memory_digest) {
-      return fail("the digest of its file '{}' does not fit: it was altered", kMemoryFile);
+      return fail("digest mismatch of its file '{}': it was altered", kMemoryFile);
     }
     manifest_.memory_digest = std::move(found);
     return {};
@@ -245,13 +261,14 @@ class Exporter {
     }
     index_.files.push_back({disk.file, disk.size, {}});
     SparseDigest digest;
-    TRY(for_each_chunk(*chain, [&](std::uint64_t number, auto chunk) {
+    const auto add = [&](std::uint64_t number, auto chunk) {
       digest.add(number, chunk);
       return add_pages(number * kChunk, chunk);
-    }));
+    };
+    TRY(for_each_chunk(*chain, add, progress_));
     auto found = digest.finish();
     if (!disk.digest.empty() && found != disk.digest) {
-      return fail("the digest of its file '{}' does not fit: it was altered", disk.file);
+      return fail("digest mismatch of its file '{}': it was altered", disk.file);
     }
     disk.digest = std::move(found);
     return {};
@@ -293,6 +310,7 @@ class Exporter {
 
   const Reader& reader_;
   FrameWriter& out_;
+  Progress& progress_;
   Manifest manifest_;
   ArchiveIndex index_;
   UniquePages pages_;
@@ -304,9 +322,9 @@ class Exporter {
 }  // namespace
 
 Result<Exported> export_snapshot(const Reader& reader, const std::string& file,
-                                 const ExportBase& base) {
+                                 const ExportBase& base, Progress& progress) {
   auto out = TRY(FrameWriter::create(file));
-  return Exporter(reader, out).run(base);
+  return Exporter(reader, out, progress).run(base);
 }
 
 }  // namespace vmm::snapshot

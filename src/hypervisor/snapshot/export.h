@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 #include "src/hypervisor/snapshot/reader.h"
 
@@ -29,7 +30,8 @@ struct Exported {
 
 // The same snapshot makes the same bytes, wherever. Parents are merged, read-only disks that are
 // referred to become files of the snapshot. `file` appears when it is whole, and replaces nothing.
+// Cancelled, it leaves nothing.
 Result<Exported> export_snapshot(const Reader& reader, const std::string& file,
-                                 const ExportBase& base);
+                                 const ExportBase& base, Progress& progress = Progress::none());
 
 }  // namespace vmm::snapshot

@@ -22,14 +22,16 @@ class GoldenTest : public SnapshotTest {
     fill(*memory, GuestAddress{kPage}, 'g');
     fill(*memory, GuestAddress{(4ull << 30) + 2 * kPage}, 'o');
     const auto writer = TRY(Writer::create(directory));
-    Manifest manifest{
-        .architecture = "x86_64", .program = "0.1.0", .config = R"({"cpus": 1, "mem": "128K"})"};
+    Manifest manifest{.architecture = "x86_64",
+                      .program = "0.1.0",
+                      .config = R"({"cpus": 1, "mem": "128K"})",
+                      .typed = false};
     manifest.memory.assign(kSmall.begin(), kSmall.end());
     manifest.memory_digest = TRY(write_memory(*writer, *memory, TRY(touched_pages(*memory))));
     state::Sections sections;
     sections.put("example", Example{0x01020304});
     sections.put(kMemorySection, MemoryLayer{});
-    const auto state = sections.to_bytes();
+    const auto state = TRY(sections.to_bytes());
     manifest.state_digest = digest_of(state);
     TRY(writer->write_file(kStateFile, state));
     const std::string disk(1536, 'd');  // no whole page
@@ -64,7 +66,7 @@ class GoldenTest : public SnapshotTest {
     state::Sections sections;
     sections.put("example", Example{0x01020305});
     sections.put(kMemorySection, layer);
-    const auto state = sections.to_bytes();
+    const auto state = TRY(sections.to_bytes());
     manifest.state_digest = digest_of(state);
     TRY(writer->write_file(kStateFile, state));
     auto& disk = manifest.disks[0];
@@ -147,16 +149,20 @@ TEST_F(GoldenTest, ReadsTheSnapshotOfVersion2) {
   EXPECT_EQ(bytes, std::string(1536, 'n'));
 }
 
+// But for the list of the memory's extents, which is flat since (StateGolden.Memory).
 TEST_F(GoldenTest, WritesTheSameBytesOfVersion2) {
-  const char* target = std::getenv("VMM_MAKE_GOLDEN");
-  const std::string made = target != nullptr ? std::string(target) + "/snapshot-v2" : path("made");
-  if (target == nullptr) fs::copy(snapshot_, path("snapshot-v1"));
-  const auto result = make_second(made);
+  fs::copy(snapshot_, path("snapshot-v1"));
+  const auto result = make_second(path("made"));
   ASSERT_TRUE(result) << result.error().message();
-  if (target != nullptr) fs::remove(made + "/seal");
-  for (const std::string file : {"manifest.json", "state", "memory", "blk0.qcow2"}) {
-    EXPECT_EQ(content(made + "/" + file), content(second_ + "/" + file)) << file;
+  for (const std::string file : {"memory", "blk0.qcow2"}) {
+    EXPECT_EQ(content(path("made") + "/" + file), content(second_ + "/" + file)) << file;
   }
+  const auto manifest = [](const std::string& directory) {
+    auto read = parse_manifest(content(directory + "/manifest.json")).value();
+    read.state_digest.clear();
+    return to_text(read);
+  };
+  EXPECT_EQ(manifest(path("made")), manifest(second_));
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 
+#include "src/base/json.h"
 #include "src/hypervisor/snapshot/digest.h"
+#include "src/hypervisor/snapshot/origin.h"
 #include "src/hypervisor/snapshot/seal.h"
 #include "src/hypervisor/snapshot/working_set.h"
 
@@ -18,6 +20,7 @@ using json = nlohmann::ordered_json;
 constexpr std::string_view kFormat = "vmm-snapshot";
 constexpr std::string_view kLayerFormat = "qcow2";
 constexpr std::size_t kMaxRanges = 1024;
+constexpr std::size_t kMaxDisks = 256;
 
 std::string dump(const json& root) {
   return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
@@ -48,6 +51,7 @@ json to_json(const Manifest& manifest) {
       entry["modified_ns"] = disk.modified_ns;
     } else {
       entry["file"] = disk.file;
+      if (disk.modified_ns != 0) entry["modified_ns"] = disk.modified_ns;
       if (disk.layer) {
         entry["format"] = kLayerFormat;
         entry["file_size"] = disk.file_size;
@@ -56,7 +60,20 @@ json to_json(const Manifest& manifest) {
     }
     root["disks"].push_back(std::move(entry));
   }
-  root["config"] = json::parse(manifest.config, nullptr, false);
+  root["config"] = parse_ordered_json(manifest.config).value_or(json());
+  if (!manifest.attachments.empty()) {
+    root["attachments"] = parse_ordered_json(manifest.attachments).value_or(json());
+  }
+  return root;
+}
+
+Result<json> parse_text(const std::string& text) {
+  if (text.size() > kMaxManifest) {
+    return fail("its manifest has {} bytes: expected at most {}", text.size(), kMaxManifest);
+  }
+  auto root = parse_ordered_json(text);
+  if (!root) return fail("its manifest cannot be read: {}", root.error().message());
+  if (!root->is_object()) return fail("it is not the manifest of a snapshot");
   return root;
 }
 
@@ -64,10 +81,11 @@ json to_json(const Manifest& manifest) {
 Result<std::string> checked_name(const std::string& name) {
   const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
   const bool reserved = name == kManifestFile || name == kStateFile || name == kMemoryFile ||
-                        name == kSealFile || name == kWorkingSetFile || name.ends_with(".partial");
+                        name == kSealFile || name == kOriginFile || name == kWorkingSetFile ||
+                        name.ends_with(".partial");
   if (name.empty() || name.find('/') != std::string::npos || name.front() == '.' || reserved ||
       name.size() > 255 || std::ranges::any_of(name, is_control)) {
-    return fail("'{}' is no name of a disk's file in a snapshot", name);
+    return fail("'{}' is not the name of a disk's file in a snapshot", name);
   }
   return name;
 }
@@ -81,6 +99,7 @@ Result<DiskEntry> disk_from_json(const json& entry) {
     disk.modified_ns = entry.at("modified_ns").get<std::int64_t>();
     return disk;
   }
+  disk.modified_ns = entry.value("modified_ns", std::int64_t{0});
   disk.file = TRY(checked_name(entry["file"].get<std::string>()));
   disk.digest = entry.at("digest").get<std::string>();
   if (!entry.contains("format")) return disk;
@@ -109,7 +128,7 @@ Result<Manifest> from_json(const json& root) {
     constexpr std::uint64_t kMost = std::uint64_t{1} << 52;
     if (range.base.value < end || range.base.value > kMost || range.size == 0 ||
         range.size > kMost || range.size % 4096 != 0) {
-      return fail("memory at {:#x} of {} bytes is not possible", range.base.value, range.size);
+      return fail("invalid memory range at {:#x} of {} bytes", range.base.value, range.size);
     }
     end = range.base.value + range.size;
     if (manifest.memory.size() == kMaxRanges)
@@ -118,6 +137,7 @@ Result<Manifest> from_json(const json& root) {
   }
   manifest.state_digest = root.at("state").at("digest").get<std::string>();
   for (const auto& entry : root.at("disks")) {
+    if (manifest.disks.size() == kMaxDisks) return fail("more than {} disks", kMaxDisks);
     auto disk = TRY(disk_from_json(entry));
     const auto same = [&](const DiskEntry& other) { return other.file == disk.file; };
     if (!disk.file.empty() && std::ranges::any_of(manifest.disks, same)) {
@@ -129,6 +149,7 @@ Result<Manifest> from_json(const json& root) {
     manifest.disks.push_back(std::move(disk));
   }
   manifest.config = root.at("config").dump(2);
+  if (root.contains("attachments")) manifest.attachments = root["attachments"].dump(2);
   return manifest;
 }
 
@@ -140,7 +161,10 @@ std::uint64_t Manifest::memory_size() const {
   return total;
 }
 
-unsigned Manifest::version() const { return std::ranges::any_of(disks, &DiskEntry::layer) ? 2 : 1; }
+unsigned Manifest::version() const {
+  if (typed) return 3;
+  return std::ranges::any_of(disks, &DiskEntry::layer) ? 2 : 1;
+}
 
 const DiskEntry* Manifest::disk(std::string_view device) const {
   const auto found = std::ranges::find(disks, device, &DiskEntry::device);
@@ -163,19 +187,16 @@ std::string to_text(const Manifest& manifest) {
 }
 
 Result<std::string> digest_in(const std::string& text) {
-  try {
-    return json::parse(text).at("digest").get<std::string>();
-  } catch (const json::exception& error) {
-    return fail("the manifest has no digest: {}", error.what());
-  }
+  const auto root = TRY(parse_text(text));
+  const auto digest = root.find("digest");
+  if (digest == root.end() || !digest->is_string()) return fail("its manifest has no digest");
+  return digest->get<std::string>();
 }
 
 Result<Manifest> parse_manifest(const std::string& text) {
+  auto root = TRY(parse_text(text));
   try {
-    json root = json::parse(text);
-    if (!root.is_object() || root.value("format", "") != kFormat) {
-      return fail("it is not the manifest of a snapshot");
-    }
+    if (root.value("format", "") != kFormat) return fail("it is not the manifest of a snapshot");
     const auto version = root.at("version").get<unsigned>();
     if (version < kFirstVersion || version > kLastVersion) {
       return fail("it has version {} of the format, this program reads versions {} to {}", version,
@@ -185,9 +206,10 @@ Result<Manifest> parse_manifest(const std::string& text) {
     const std::string whole = dump(root);
     root.erase("digest");
     if (digest_of(dump(root)) != digest || whole != text) {
-      return fail("its digest does not fit: the manifest was altered");
+      return fail("digest mismatch: the manifest was altered");
     }
     auto manifest = TRY(from_json(root));
+    manifest.typed = version > 2;
     if (manifest.version() > version) {
       return fail("it has version {} of the format, but what version {} added", version,
                   manifest.version());

@@ -15,9 +15,12 @@
 
 namespace vmm::snapshot {
 
-// What is written: the lowest that says it all. Version 2 added layers of disks.
+// What is written: the lowest that says it all. Version 2 added layers of disks, version 3 a
+// configuration whose values have types.
 inline constexpr unsigned kFirstVersion = 1;
-inline constexpr unsigned kLastVersion = 2;
+inline constexpr unsigned kLastVersion = 3;
+// Bytes of its text.
+inline constexpr std::size_t kMaxManifest = 1u << 20;
 inline constexpr std::string_view kManifestFile = "manifest.json";
 inline constexpr std::string_view kStateFile = "state";
 inline constexpr std::string_view kMemoryFile = "memory";
@@ -28,8 +31,9 @@ struct DiskEntry {
   std::string file;    // in the directory; empty: the file at `path`
   std::string path;    // where it was
   std::uint64_t size = 0;
-  std::int64_t modified_ns = 0;  // of a file referred to: when it changed last
-  std::string digest;            // of the file in the directory
+  // When the file at `path` had changed last; 0: not known, of one that is not referred to.
+  std::int64_t modified_ns = 0;
+  std::string digest;  // of the file in the directory
   // The file is a qcow2 image with what changed, over the parent's file for the same device.
   bool layer = false;
   std::uint64_t file_size = 0;  // of a layer's file
@@ -42,8 +46,10 @@ struct Parent {
 
 struct Manifest {
   std::string architecture;
-  std::string program;  // version of the vmm that made it
-  std::string config;   // the machine's configuration, JSON text
+  std::string program;      // version of the vmm that made it
+  std::string config;       // what the machine is, JSON text
+  std::string attachments;  // what it was connected to, JSON text: a note; empty: not known
+  bool typed = true;        // its values have types; older ones are the words of options
   std::vector<MemoryRange> memory;
   std::string memory_digest;
   std::string state_digest;
@@ -54,6 +60,11 @@ struct Manifest {
   unsigned version() const;
   // Of the device; null: there is none.
   const DiskEntry* disk(std::string_view device) const;
+};
+
+// Of a machine that is saved: two texts of its manifest.
+struct MachineTexts {
+  std::string config, attachments;
 };
 
 // This program's.

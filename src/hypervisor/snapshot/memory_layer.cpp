@@ -102,7 +102,10 @@ Result<std::vector<Extent>> written_pages(const GuestMemory& memory, Tracking tr
         ++next;
       }
       const bool had_data = next < parent_data.size() && parent_data[next].offset <= offset;
-      if (use.present ? was_written(use, tracking) : had_data) append_page(extents, offset);
+      // What was given back and only read since is not written, as the kernel sees it.
+      const bool changed =
+          use.present ? was_written(use, tracking) || memory.was_discarded(offset) : had_data;
+      if (changed) append_page(extents, offset);
     }));
   }
   return extents;

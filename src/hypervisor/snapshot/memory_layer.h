@@ -10,6 +10,7 @@
 
 #include "src/base/result.h"
 #include "src/hypervisor/memory/guest_memory.h"
+#include "src/hypervisor/state/archive.h"
 
 namespace vmm::snapshot {
 
@@ -33,7 +34,8 @@ struct MemoryLayer {
   template <typename Archive>
   void fields(Archive& archive) {
     archive(1, complete);
-    archive(2, extents);
+    archive(2, state::former(extents));
+    archive(3, state::flat(extents));
   }
 };
 

@@ -12,6 +12,7 @@ namespace vmm::snapshot {
 namespace {
 
 constexpr std::uint64_t kPage = kArchivePage;
+constexpr std::uint64_t kFrame = kMaxFramePages * kPage;  // at most
 constexpr std::uint64_t kHugePage = 2u << 20;
 // Each registered extent may be a mapping of its own, of 65530 by default (vm.max_map_count).
 constexpr std::size_t kMaxExtents = 10'000;
@@ -178,19 +179,24 @@ Result<void> PageServer::put_zeroes(std::uint64_t page, std::uint64_t count) con
   return {};
 }
 
-Result<void> PageServer::finish() {
+Result<void> PageServer::finish(Progress& progress) {
   const auto done = std::make_shared<Done>();
   auto result = done->get_future();
-  worker_->loop().post([this, done] { finish_step(done); });
+  progress.begin("unpacking memory", served_.size() * kFrame);
+  worker_->loop().post([this, done, &progress] { finish_step(done, progress); });
   return result.get();
 }
 
 // A frame at a time: faults come first.
-void PageServer::finish_step(const std::shared_ptr<Done>& done) {
+void PageServer::finish_step(const std::shared_ptr<Done>& done, Progress& progress) {
+  const std::size_t begin = next_;
   while (next_ < served_.size() && (served_[next_] || !packed_->has_pieces(next_))) ++next_;
+  if (auto told = progress.advance((next_ - begin) * kFrame); !told) {
+    return done->set_value(std::move(told));
+  }
   if (next_ == served_.size()) return done->set_value({});
   if (auto put = put_frame(next_, std::nullopt); !put) return done->set_value(std::move(put));
-  worker_->loop().post([this, done] { finish_step(done); });
+  worker_->loop().post([this, done, &progress] { finish_step(done, progress); });
 }
 
 }  // namespace vmm::snapshot

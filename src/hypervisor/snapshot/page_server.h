@@ -30,6 +30,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
 #include "src/base/worker.h"
@@ -50,8 +51,8 @@ class PageServer {
   ~PageServer();
 
   // Puts in what is missing, while faults are answered; returns when nothing is. Error: there is a
-  // frame that cannot be read; nobody needed it so far.
-  Result<void> finish();
+  // frame that cannot be read, nobody needed it so far; or cancelled.
+  Result<void> finish(Progress& progress = Progress::none());
 
  private:
   using Done = std::promise<Result<void>>;
@@ -65,7 +66,7 @@ class PageServer {
   Result<void> put_frame(std::size_t frame, std::optional<std::uint64_t> first);
   Result<void> put(std::uint64_t page, std::span<const std::byte> bytes) const;
   Result<void> put_zeroes(std::uint64_t page, std::uint64_t count) const;
-  void finish_step(const std::shared_ptr<Done>& done);
+  void finish_step(const std::shared_ptr<Done>& done, Progress& progress);
 
   const std::vector<GuestMemory::Region> regions_;
   const OnDamage on_damage_;

@@ -1,13 +1,15 @@
 #include "src/hypervisor/snapshot/reader.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 
+#include "src/hypervisor/snapshot/catalog.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"
+#include "src/hypervisor/snapshot/files.h"
 #include "src/hypervisor/snapshot/seal.h"
 
 namespace vmm::snapshot {
@@ -16,12 +18,6 @@ namespace {
 // A process has 65530 mappings by default (vm.max_map_count); beyond this many, changed pages are
 // read instead.
 constexpr std::size_t kMaxMappings = 20'000;
-
-Result<UniqueFd> open_file(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return fail_errno("cannot open '{}'", path);
-  return fd;
-}
 
 // The chain of images is that of snapshots, with one above that a machine writes to.
 static_assert(kMaxDepth < disk::qcow2::kMaxChain);
@@ -33,20 +29,42 @@ std::int64_t nanoseconds(const timespec& time) {
 }  // namespace
 
 Result<std::unique_ptr<Reader>> Reader::open(const std::string& directory, Verify verify,
-                                             Hosts hosts) {
+                                             Hosts hosts, Progress& progress) {
   std::unique_ptr<Reader> reader(new Reader(directory));
-  if (const auto result = reader->read(verify, hosts, 0); !result) {
+  if (const auto result = reader->read(verify, hosts, progress); !result) {
     return fail("snapshot '{}': {}", directory, result.error().message());
   }
   return reader;
 }
 
-Result<void> Reader::read(Verify verify, Hosts hosts, std::size_t depth) {
-  if (depth >= kMaxDepth) return fail("it has more than {} parents", kMaxDepth);
+Result<void> Reader::read(Verify verify, Hosts hosts, Progress& progress) {
+  std::vector<std::unique_ptr<Reader>> parents;  // the nearest first
+  TRY(read_own(hosts));
+  for (const Reader* child = this; child->manifest_.parent; child = parents.back().get()) {
+    if (parents.size() + 1 == kMaxDepth) return fail("it has more than {} parents", kMaxDepth - 1);
+    std::unique_ptr<Reader> parent(new Reader(parent_directory(child->path_, child->manifest_)));
+    TRY(parent->named_as_parent(parent->read_own(hosts)));
+    parents.push_back(std::move(parent));
+  }
+  TRY(check_large_files(parents, verify, progress));
+  const Reader* child = this;
+  for (const auto& parent : parents) {
+    TRY(child->check_parent(*parent));
+    child = parent.get();
+  }
+  for (auto& parent : parents) layers_.push_back(std::move(parent->layers_.front()));
+  std::ranges::reverse(layers_);
+  return {};
+}
+
+Result<void> Reader::read_own(Hosts hosts) {
   struct stat status{};
-  if (::stat(path_.c_str(), &status) < 0) return fail("there is no such directory");
+  if (::stat(path_.c_str(), &status) < 0) {
+    if (errno == ENOENT || errno == ENOTDIR) return fail("there is no such directory");
+    return fail_errno("cannot examine it");
+  }
   if (!S_ISDIR(status.st_mode)) return fail("it is not a directory");
-  const auto text = read_text_file(path_ + "/" + std::string(kManifestFile));
+  const auto text = read_part(path_, kManifestFile, kMaxManifest);
   if (!text) return fail("it has no manifest: {}", text.error().message());
   manifest_ = TRY(parse_manifest(*text));
   digest_ = TRY(digest_in(*text));
@@ -58,35 +76,28 @@ Result<void> Reader::read(Verify verify, Hosts hosts, std::size_t depth) {
   if (manifest_.parent.has_value() == layer.complete) {
     return fail("its states do not fit its manifest");
   }
-  TRY(check_large_files(verify));
-  if (manifest_.parent) {
-    const auto& path = manifest_.parent->path;
-    Reader parent(path.starts_with('/') ? path : path_ + "/" + path);
-    if (const auto result = parent.read(verify, hosts, depth + 1); !result) {
-      return fail("its parent '{}': {}", parent.path_, result.error().message());
-    }
-    if (parent.digest_ != manifest_.parent->digest) {
-      return fail("its parent '{}' is another snapshot than the one it was made from",
-                  parent.path_);
-    }
-    if (parent.manifest_.memory_size() != manifest_.memory_size()) {
-      return fail("its parent has another size of memory");
-    }
-    for (const auto& disk : manifest_.disks) {
-      if (disk.layer) TRY(check_layer(disk, parent.manifest_));
-    }
-    layers_ = std::move(parent.layers_);
+  layers_.push_back({TRY(open_part(path_, kMemoryFile)), std::move(layer)});
+  return {};
+}
+
+Result<void> Reader::check_parent(const Reader& parent) const {
+  if (parent.digest_ != manifest_.parent->digest) {
+    return fail("its parent '{}' is another snapshot than the one it was made from", parent.path_);
   }
-  layers_.push_back({TRY(open_file(path_ + "/" + std::string(kMemoryFile))), std::move(layer)});
+  if (parent.manifest_.memory_size() != manifest_.memory_size()) {
+    return fail("its parent '{}' has another size of memory", parent.path_);
+  }
+  for (const auto& disk : manifest_.disks) {
+    if (disk.layer) TRY(check_layer(disk, parent.manifest_));
+  }
   return {};
 }
 
 Result<MemoryLayer> Reader::read_state() {
-  const auto bytes =
-      TRY(read_text_file(path_ + "/" + std::string(kStateFile), std::size_t{1} << 30));
+  const auto bytes = TRY(read_part(path_, kStateFile, state::kMaxBytes));
   state_size_ = bytes.size();
   if (digest_of(bytes) != manifest_.state_digest) {
-    return fail("the digest of its file '{}' does not fit: it was altered or cut off", kStateFile);
+    return fail("digest mismatch of its file '{}': it was altered or cut off", kStateFile);
   }
   sections_ =
       TRY(state::Sections::from_bytes(std::as_bytes(std::span(bytes.data(), bytes.size()))));
@@ -104,36 +115,81 @@ Result<MemoryLayer> Reader::read_state() {
   return layer;
 }
 
-Result<void> Reader::check_digest(const std::string& file, std::uint64_t size,
-                                  const std::string& digest, Verify verify) const {
-  const auto fd = TRY(open_file(path_ + "/" + file));
-  struct stat status{};
-  if (::fstat(fd.get(), &status) < 0) return fail_errno("cannot examine its file '{}'", file);
-  if (static_cast<std::uint64_t>(status.st_size) != size) {
-    return fail("its file '{}' has {} bytes instead of {}", file, status.st_size, size);
+Result<std::vector<Reader::LargeFile>> Reader::check_sizes(Verify verify) const {
+  std::vector<LargeFile> files = {
+      {std::string(kMemoryFile), manifest_.memory_size(), manifest_.memory_digest}};
+  for (const auto& disk : manifest_.disks) {
+    if (!disk.file.empty()) {
+      files.push_back({disk.file, disk.layer ? disk.file_size : disk.size, disk.digest});
+    } else if (verify == Verify::all) {
+      // Else it may have moved: a restore looks at the file that its person names.
+      struct stat status{};
+      if (::stat(disk.path.c_str(), &status) < 0) {
+        return fail("its read-only disk '{}' is missing", disk.path);
+      }
+      if (nanoseconds(status.st_mtim) != disk.modified_ns) {
+        return fail("its read-only disk '{}' was changed since", disk.path);
+      }
+    }
   }
-  if (verify == Verify::sealed && is_sealed(path_, file)) return {};
-  if (TRY(digest_of_sparse(fd.get(), size)) != digest) {
-    return fail("the digest of its file '{}' does not fit: it was altered", file);
+  for (const auto& file : files) {
+    const auto fd = TRY(open_part(path_, file.name));
+    struct stat status{};
+    if (::fstat(fd.get(), &status) < 0)
+      return fail_errno("cannot examine its file '{}'", file.name);
+    if (static_cast<std::uint64_t>(status.st_size) != file.size) {
+      return fail("its file '{}' has {} bytes instead of {}", file.name, status.st_size, file.size);
+    }
+  }
+  std::erase_if(files, [&](const LargeFile& file) {
+    return verify == Verify::structure || (verify == Verify::sealed && is_sealed(path_, file.name));
+  });
+  return files;
+}
+
+Result<std::uint64_t> Reader::size_of(std::span<const LargeFile> files) const {
+  std::uint64_t total = 0;
+  for (const auto& file : files) {
+    total += sparse_size(TRY(open_part(path_, file.name)).get(), file.size);
+  }
+  return total;
+}
+
+Result<void> Reader::compare(std::span<const LargeFile> files, Progress& progress) const {
+  for (const auto& file : files) {
+    const auto fd = TRY(open_part(path_, file.name));
+    if (TRY(digest_of_sparse(fd.get(), file.size, progress)) != file.digest) {
+      return fail("digest mismatch of its file '{}': it was altered", file.name);
+    }
   }
   return {};
 }
 
-Result<void> Reader::check_large_files(Verify verify) const {
-  TRY(check_digest(std::string(kMemoryFile), manifest_.memory_size(), manifest_.memory_digest,
-                   verify));
-  for (const auto& disk : manifest_.disks) {
-    if (!disk.file.empty()) {
-      TRY(check_digest(disk.file, disk.layer ? disk.file_size : disk.size, disk.digest, verify));
-      continue;
-    }
-    struct stat status{};
-    if (::stat(disk.path.c_str(), &status) < 0) {
-      return fail("its read-only disk '{}' is missing", disk.path);
-    }
-    if (nanoseconds(status.st_mtim) != disk.modified_ns) {
-      return fail("its read-only disk '{}' was changed since", disk.path);
-    }
+Result<void> Reader::named_as_parent(Result<void> result) const {
+  if (result) return result;
+  return fail("its parent '{}': {}", path_, result.error().message());
+}
+
+Result<void> Reader::check_large_files(std::span<const std::unique_ptr<Reader>> parents,
+                                       Verify verify, Progress& progress) const {
+  struct Task {
+    const Reader* reader;
+    std::vector<LargeFile> files;
+  };
+  std::vector<Task> tasks;
+  std::uint64_t total = 0;
+  const auto add = [&](const Reader& reader) -> Result<void> {
+    tasks.push_back({&reader, TRY(reader.check_sizes(verify))});
+    total += TRY(reader.size_of(tasks.back().files));
+    return {};
+  };
+  TRY(add(*this));
+  for (const auto& parent : parents) TRY(parent->named_as_parent(add(*parent)));
+  if (total == 0) return {};
+  progress.begin("verifying", total);
+  for (const auto& [reader, files] : tasks) {
+    auto compared = reader->compare(files, progress);
+    TRY(reader == this ? compared : reader->named_as_parent(compared));
   }
   return {};
 }
@@ -142,7 +198,7 @@ Result<void> Reader::check_large_files(Verify verify) const {
 Result<void> Reader::check_layer(const DiskEntry& disk, const Manifest& parent) const {
   const auto* below = parent.disk(disk.device);
   if (below == nullptr || below->file.empty() || below->size != disk.size) {
-    return fail("its file '{}' does not fit the disks of its parent", disk.file);
+    return fail("its file '{}' does not match the disks of its parent", disk.file);
   }
   const auto image = TRY(disk::qcow2::Chain::open(
       {.path = disk_path(disk), .format = image_format(disk), .read_only = true},
@@ -185,18 +241,15 @@ Result<std::unique_ptr<GuestMemory>> Reader::map_memory() const {
 Result<std::vector<Extent>> Reader::data_extents() const {
   std::vector<Extent> result;
   const int fd = layers_.front().file.get();
-  const auto size = static_cast<off_t>(manifest_.memory_size());
-  for (off_t at = 0; at < size;) {
-    const off_t data = ::lseek(fd, at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0) return fail_errno("cannot find the data of '{}'", path_);
-    const off_t hole = ::lseek(fd, data, SEEK_HOLE);
-    const off_t end = hole < 0 ? size : std::min(hole, size);
+  const std::uint64_t size = manifest_.memory_size();
+  for (std::uint64_t at = 0; at < size;) {
+    const auto data = next_data(fd, at, size);
+    if (!data) return fail("memory of '{}': {}", path_, data.error().message());
+    if (data->length == 0) break;
     // Whole pages: a file system may have smaller blocks.
-    const auto first = static_cast<std::uint64_t>(data) / 4096 * 4096;
-    const auto last = (static_cast<std::uint64_t>(end) + 4095) / 4096 * 4096;
-    result.push_back({first, last - first});
-    at = end;
+    const std::uint64_t first = data->offset / 4096 * 4096;
+    result.push_back({first, (data->end() + 4095) / 4096 * 4096 - first});
+    at = data->end();
   }
   for (const auto& layer : layers_) {
     result.insert(result.end(), layer.content.extents.begin(), layer.content.extents.end());

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
 #include "src/hypervisor/memory/guest_memory.h"
@@ -27,8 +28,8 @@ inline constexpr std::string_view kMemorySection = "memory";
 // How many snapshots one may be composed of.
 inline constexpr std::size_t kMaxDepth = 64;
 
-// What is read and compared though the seal fits.
-enum class Verify : std::uint8_t { sealed, all };
+// Of the large files: nothing is compared but their sizes, or what the seal does not fit, or all.
+enum class Verify : std::uint8_t { structure, sealed, all };
 // Whose snapshots are read: of this host's architecture, to be restored, or of any.
 enum class Hosts : std::uint8_t { this_one, any };
 
@@ -37,7 +38,8 @@ class Reader : public Source {
   // The errors name the directory and say what does not fit.
   static Result<std::unique_ptr<Reader>> open(const std::string& directory,
                                               Verify verify = Verify::sealed,
-                                              Hosts hosts = Hosts::this_one);
+                                              Hosts hosts = Hosts::this_one,
+                                              Progress& progress = Progress::none());
 
   const std::string& directory() const { return path(); }
   // Of the disk's copy or layer, or of the file referred to.
@@ -46,6 +48,7 @@ class Reader : public Source {
   std::size_t depth() const { return layers_.size(); }
   std::uint64_t state_size() const { return state_size_; }
 
+  bool is_directory() const override { return true; }
   DiskFile disk_file(const DiskEntry& disk) const override {
     return {.path = disk_path(disk), .label = {}};
   }
@@ -64,12 +67,25 @@ class Reader : public Source {
     MemoryLayer content;
   };
   explicit Reader(std::string directory) : Source(std::move(directory)) {}
-  Result<void> read(Verify verify, Hosts hosts, std::size_t depth);
+  // A large file, and what its digest should be.
+  struct LargeFile {
+    std::string name;
+    std::uint64_t size = 0;
+    std::string digest;
+  };
+  Result<void> read(Verify verify, Hosts hosts, Progress& progress);
+  // Without its parents and large files: layers_ has its own alone.
+  Result<void> read_own(Hosts hosts);
+  Result<void> check_parent(const Reader& parent) const;
   Result<MemoryLayer> read_state();
-  Result<void> check_large_files(Verify verify) const;
+  Result<void> named_as_parent(Result<void> result) const;
+  Result<void> check_large_files(std::span<const std::unique_ptr<Reader>> parents, Verify verify,
+                                 Progress& progress) const;
+  // Those to be compared; all have their sizes, and the read-only disks are as they were.
+  Result<std::vector<LargeFile>> check_sizes(Verify verify) const;
+  Result<std::uint64_t> size_of(std::span<const LargeFile> files) const;
+  Result<void> compare(std::span<const LargeFile> files, Progress& progress) const;
   Result<void> check_layer(const DiskEntry& disk, const Manifest& parent) const;
-  Result<void> check_digest(const std::string& file, std::uint64_t size, const std::string& digest,
-                            Verify verify) const;
 
   std::uint64_t state_size_ = 0;
   std::vector<Layer> layers_;  // the complete one first

@@ -5,45 +5,38 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <vector>
 
 #include "src/base/unique_fd.h"
 #include "src/hypervisor/snapshot/catalog.h"
+#include "src/hypervisor/snapshot/files.h"
 #include "src/hypervisor/snapshot/manifest.h"
-#include "src/hypervisor/snapshot/seal.h"
-#include "src/hypervisor/snapshot/working_set.h"
 
 namespace vmm::snapshot {
 namespace {
 
-namespace fs = std::filesystem;
-
 // The files, or an error when there is something else in the directory: it may be precious.
-Result<std::vector<std::string>> files_of(const std::string& directory) {
-  std::vector<std::string> disks;
-  if (const auto entry = examine(directory)) {
-    for (const auto& disk : entry->manifest.disks) disks.push_back(disk.file);
-  }
-  std::vector<std::string> names;
-  std::error_code error;
-  bool any = false;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const auto name = entry.path().filename().string();
-    const bool essential = name == kManifestFile || name == kStateFile || name == kMemoryFile;
+Result<std::vector<std::string>> files_of(int handle, const std::string& directory) {
+  const auto entry = examine(directory);
+  const auto is_part = [&](const ListedFile& file) {
+    if (!file.regular) return false;
     // Without a manifest (an earlier removal was interrupted) disks are known by their names.
-    const bool disk = std::ranges::find(disks, name) != disks.end() || name.ends_with(".img") ||
-                      name.ends_with(".qcow2");
-    const bool beside = name == kSealFile || name == kWorkingSetFile || name == kWorkingSetPartial;
-    if ((!essential && !disk && !beside) || !entry.is_regular_file(error)) {
-      return fail("'{}' has '{}' in it, which is no part of a snapshot; nothing was removed",
-                  directory, name);
+    if (!entry) return is_own_name(file.name);
+    return is_fixed_name(file.name) ||
+           std::ranges::find(entry->manifest.disks, file.name, &DiskEntry::file) !=
+               entry->manifest.disks.end();
+  };
+  std::vector<std::string> names;
+  bool any = false;
+  for (const auto& file : TRY(list_files(handle, directory))) {
+    if (!is_part(file)) {
+      return fail("'{}' has '{}' in it, which is not part of a snapshot; nothing was removed",
+                  directory, file.name);
     }
-    any = any || essential;
-    names.push_back(name);
+    any = any || file.name == kManifestFile || file.name == kStateFile || file.name == kMemoryFile;
+    names.push_back(file.name);
   }
-  if (error) return fail("cannot list '{}': {}", directory, error.message());
-  if (!any) return fail("'{}' is no snapshot: it has no {}", directory, kManifestFile);
+  if (!any) return fail("'{}' is not a snapshot: it has no {}", directory, kManifestFile);
   return names;
 }
 
@@ -55,7 +48,7 @@ Result<void> remove(const std::string& directory) {
   if (::flock(handle.get(), LOCK_EX | LOCK_NB) < 0) {
     return fail("snapshot '{}' is being written or removed by another process", directory);
   }
-  const auto names = TRY(files_of(directory));
+  const auto names = TRY(files_of(handle.get(), directory));
   const auto children = TRY(children_of(directory));
   if (!children.empty()) {
     return fail("snapshot '{}' is the parent of '{}'{}: remove or merge what builds on it first",

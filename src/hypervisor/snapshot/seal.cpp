@@ -4,7 +4,7 @@
 
 #include <sstream>
 
-#include "src/base/unique_fd.h"
+#include "src/hypervisor/snapshot/files.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -29,7 +29,7 @@ std::string make_seal(const std::string& directory, const std::vector<std::strin
 }
 
 bool is_sealed(const std::string& directory, const std::string& file) {
-  const auto text = read_text_file(directory + "/" + std::string(kSealFile));
+  const auto text = read_part(directory, kSealFile, kMaxManifest);
   if (!text) return false;
   const auto wanted = line_of(directory, file);
   std::istringstream lines(*text);

@@ -68,6 +68,7 @@ class SnapshotTest : public ::testing::Test {
     manifest.architecture = architecture_;
     manifest.program = "test";
     manifest.config = config_;
+    manifest.typed = false;  // as in versions 1 and 2
     for (const auto& region : memory_->regions()) manifest.memory.push_back(region.range);
     const auto file = TRY(writer->create_file(kMemoryFile));
     if (::ftruncate(file.get(), static_cast<off_t>(manifest.memory_size())) < 0) {
@@ -81,36 +82,42 @@ class SnapshotTest : public ::testing::Test {
       const auto before = TRY(reader->map_memory());
       layer.complete = false;
       layer.extents = TRY(write_changed_pages(*memory_, *before, candidates, file.get()));
-      manifest.parent = Parent{"../" + parent, reader->digest()};
+      manifest.parent = TRY(parent_of(*writer, *reader));
     }
     manifest.memory_digest = TRY(digest_of_sparse(file.get(), manifest.memory_size()));
     state::Sections sections;
     sections.put("example", Example{42});
     if (with_rng_) sections.put("rng", Example{1});
     sections.put(kMemorySection, layer);
-    const auto bytes = sections.to_bytes();
+    const auto bytes = TRY(sections.to_bytes());
     if (!read_only_disk_.empty()) manifest.disks.push_back(TRY(referred_disk()));
     manifest.state_digest = digest_of(bytes);
     TRY(writer->write_file(kStateFile, bytes));
-    manifest.disks.push_back(
-        TRY(parent.empty() ? copied_disk(*writer) : layer_of_disk(*writer, *manifest.parent)));
-    return writer->publish(manifest);
+    manifest.disks.push_back(TRY(parent.empty()
+                                     ? copied_disk(*writer)
+                                     : layer_of_disk(*writer, path(parent), *manifest.parent)));
+    return writer->publish(manifest, origin_);
   }
 
+  static std::int64_t nanoseconds(const timespec& time) {
+    return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  }
   Result<DiskEntry> copied_disk(const Writer& writer) const {
     DiskEntry entry;
     entry.device = "blk0";
-    entry.file = "disk0.img";
-    entry.path = "root.img";
+    entry.file = "blk0.img";
+    entry.path = disk_path_;
     entry.size = disk_.size();
+    struct stat status{};
+    if (::stat(disk_path_.c_str(), &status) == 0) entry.modified_ns = nanoseconds(status.st_mtim);
     TRY(writer.write_file(entry.file, std::as_bytes(std::span(disk_))));
     TRY(complete_entry(writer, entry));
     return entry;
   }
   // The chunks that are not what they are in the parent.
-  Result<DiskEntry> layer_of_disk(const Writer& writer, const Parent& parent) const {
-    const auto reader =
-        TRY(Reader::open(root_ + "/" + parent.path.substr(3), Verify::sealed, Hosts::any));
+  Result<DiskEntry> layer_of_disk(const Writer& writer, const std::string& below_path,
+                                  const Parent& parent) const {
+    const auto reader = TRY(Reader::open(below_path, Verify::sealed, Hosts::any));
     const auto* below = reader->manifest().disk("blk0");
     const auto chain = TRY(open_disk_file(reader->disk_path(*below), *below));
     DiskEntry entry;
@@ -138,8 +145,7 @@ class SnapshotTest : public ::testing::Test {
     entry.device = "blk1";
     entry.path = read_only_disk_;
     entry.size = static_cast<std::uint64_t>(status.st_size);
-    entry.modified_ns =
-        std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    entry.modified_ns = nanoseconds(status.st_mtim);
     return entry;
   }
 
@@ -151,6 +157,8 @@ class SnapshotTest : public ::testing::Test {
 
   std::string root_;
   std::string disk_ = std::string(4096, 'd');
+  std::string disk_path_ = "root.img";
+  Origin origin_ = Origin::other;
   bool with_rng_ = false;       // a state of that name
   std::string read_only_disk_;  // its path, or none
   std::string config_ = R"({"mem": "2M"})";

@@ -1,10 +1,12 @@
 #include "devices/backend/disk/qcow2/layer.h"
+#include "src/hypervisor/snapshot/archive_format.h"
 #include "src/hypervisor/snapshot/catalog.h"
 #include "src/hypervisor/snapshot/chunks.h"
 #include "src/hypervisor/snapshot/export.h"
 #include "src/hypervisor/snapshot/import.h"
 #include "src/hypervisor/snapshot/merge.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
+#include "src/hypervisor/snapshot/working_set.h"
 #include "src/hypervisor/snapshot/write_tracker.h"
 
 namespace vmm::snapshot {
@@ -74,6 +76,21 @@ TEST_F(SnapshotTest, IncrementalHoldsOnlyWhatChanged) {
   EXPECT_LE(status.st_blocks * 512, 16 * static_cast<off_t>(kPage));
 }
 
+// A guest that writes to every second page of 8 GiB.
+TEST_F(SnapshotTest, StatesHoldAMillionExtents) {
+  MemoryLayer layer{.complete = false, .extents = {}};
+  for (std::uint64_t i = 0; i <= 1u << 20; ++i) layer.extents.push_back({2 * i * kPage, kPage});
+  state::Sections sections;
+  sections.put(kMemorySection, layer);
+  const auto bytes = sections.to_bytes();
+  ASSERT_TRUE(bytes) << bytes.error().message();
+  auto back = state::Sections::from_bytes(*bytes);
+  ASSERT_TRUE(back) << back.error().message();
+  const auto read = back->take<MemoryLayer>(kMemorySection);
+  ASSERT_TRUE(read) << read.error().message();
+  EXPECT_EQ(read->extents, layer.extents);
+}
+
 TEST_F(SnapshotTest, RefusesAMissingOrOtherParent) {
   ASSERT_TRUE(save("base"));
   const std::array<Extent, 1> all = {Extent{0, 2u << 20}};
@@ -87,7 +104,7 @@ TEST_F(SnapshotTest, RefusesAMissingOrOtherParent) {
 
 TEST_F(SnapshotTest, RefusesEveryAlteredByte) {
   ASSERT_TRUE(save("one"));
-  for (const std::string file : {"manifest.json", "state", "memory", "disk0.img"}) {
+  for (const std::string file : {"manifest.json", "state", "memory", "blk0.img"}) {
     const std::string name = path("one") + "/" + file;
     const auto size = fs::file_size(name);
     // All bytes of the small files, some of the large ones.
@@ -111,7 +128,7 @@ TEST_F(SnapshotTest, RefusesEveryAlteredByte) {
 }
 
 TEST_F(SnapshotTest, RefusesTruncatedAndMissingFiles) {
-  for (const std::string file : {"manifest.json", "state", "memory", "disk0.img"}) {
+  for (const std::string file : {"manifest.json", "state", "memory", "blk0.img"}) {
     const std::string name = "cut-" + file;
     ASSERT_TRUE(save(name));
     const std::string whole = path(name) + "/" + file;
@@ -132,15 +149,40 @@ TEST_F(SnapshotTest, RefusesAnotherVersionAndArchitecture) {
   EXPECT_NE(refusal("vax").find("it is of an vax machine"), std::string::npos) << refusal("vax");
   const auto of_version = [&](const std::string& version) {
     auto other = text;
-    const std::string wanted = "\"version\": 1";
+    const std::string wanted = "\"version\": 3";
     other.replace(other.find(wanted), wanted.size(), "\"version\": " + version);
     const auto parsed = parse_manifest(other);
     return parsed ? "" : parsed.error().message();
   };
   for (const char* version : {"0", "7"}) {
     EXPECT_EQ(of_version(version), std::string("it has version ") + version +
-                                       " of the format, this program reads versions 1 to 2");
+                                       " of the format, this program reads versions 1 to 3");
   }
+}
+
+// A manifest from somebody else is small and flat, or refused before anything is made of it.
+TEST_F(SnapshotTest, RefusesManifestsThatGrow) {
+  ASSERT_TRUE(save("one"));
+  const auto text = *read_text_file(path("one") + "/manifest.json");
+  const std::string config = "\"config\": ";
+  const auto with = [&](const std::string& value) {
+    auto other = text;
+    other.insert(other.find(config) + config.size(), value + ", \"x\": ");
+    const auto parsed = parse_manifest(other);
+    EXPECT_FALSE(digest_in(other));
+    return parsed ? "" : parsed.error().message();
+  };
+  const std::string deep(100'000, '[');
+  EXPECT_NE(with(deep + std::string(deep.size(), ']')).find("nested more than"), std::string::npos);
+  EXPECT_NE(with("\"a\\u0000b\"").find("NUL"), std::string::npos);
+  EXPECT_NE(with("\"" + std::string(1u << 20, 'x') + "\"").find("bytes: expected at most"),
+            std::string::npos);
+  EXPECT_FALSE(parse_archive_header(deep));
+  Manifest manifest{.architecture = "x86_64", .program = "test", .config = "{}"};
+  for (int i = 0; i <= 256; ++i) {
+    manifest.disks.push_back({.device = "blk0", .path = "root.img", .size = 512});
+  }
+  EXPECT_EQ(parse_manifest(to_text(manifest)).error().message(), "more than 256 disks");
 }
 
 TEST_F(SnapshotTest, RefusesNamesThatLeadElsewhere) {
@@ -180,6 +222,98 @@ TEST_F(SnapshotTest, WriterLeavesNothingWhenItIsNotPublished) {
     EXPECT_NE(refusal("half"), "");
   }
   EXPECT_TRUE(fs::is_empty(root_));
+}
+
+// A name is resolved as the kernel does: "link/../x" lies beside what the link leads to.
+TEST_F(SnapshotTest, WriterAndParentGoThroughSymbolicLinks) {
+  fs::create_directories(path("real/deep"));
+  fs::create_directory_symlink("real/deep", path("link"));
+  ASSERT_TRUE(save("base"));
+  fill(GuestAddress{9 * kPage}, 'n');
+  for (const std::string name : {"link/one", "link/../two", "link/three/"}) {
+    const auto saved = save(name, "base", kAll);
+    ASSERT_TRUE(saved) << saved.error().message();
+    EXPECT_EQ(refusal(name), "");
+  }
+  EXPECT_TRUE(fs::exists(path("real/deep/one")));
+  EXPECT_TRUE(fs::exists(path("real/two")));
+  const auto on_top = save("top", "link/../two", kAll);
+  ASSERT_TRUE(on_top) << on_top.error().message();
+  EXPECT_EQ(refusal("top"), "");
+  for (const std::string name : {".", "..", "link/..", "x.partial", "none/x", ""}) {
+    EXPECT_FALSE(save(name)) << name;
+  }
+}
+
+// The machine may end with its save: what no restore reads is not published.
+TEST_F(SnapshotTest, PublishesNothingThatCannotBeRead) {
+  ASSERT_TRUE(save("base"));
+  const auto base = Reader::open(path("base")).value();
+  const auto publish = [&](const std::function<void(Manifest&)>& change) {
+    const auto writer = Writer::create(path("made")).value();
+    Manifest manifest = base->manifest();
+    manifest.memory_digest = write_memory(*writer, *memory_, kAll).value();
+    const auto state = read_text_file(path("base") + "/state").value();
+    EXPECT_TRUE(writer->write_file(kStateFile, std::as_bytes(std::span(state))));
+    EXPECT_TRUE(writer->write_file("blk0.img", std::as_bytes(std::span(disk_))));
+    change(manifest);
+    const auto published = writer->publish(manifest);
+    return published ? "" : published.error().message();
+  };
+  EXPECT_NE(publish([](Manifest& m) { m.state_digest = m.memory_digest; }), "");
+  EXPECT_NE(publish([&](Manifest& m) { m.parent = Parent{"../base", base->digest()}; }), "");
+  EXPECT_NE(publish([](Manifest& m) { m.disks[0].size += 512; }), "");
+  EXPECT_NE(publish([](Manifest& m) { m.config = "\"" + std::string(2u << 20, 'x') + "\""; }), "");
+  EXPECT_FALSE(fs::exists(path("made")));
+  EXPECT_FALSE(fs::exists(path("made.partial")));
+  EXPECT_EQ(publish([](Manifest&) {}), "");
+}
+
+TEST_F(SnapshotTest, WriterTouchesNothingThatNoSaveMade) {
+  fs::create_directory(path("home"));
+  std::ofstream(path("home") + "/memory") << "precious";
+  fs::create_directory_symlink("home", path("one.partial"));
+  EXPECT_FALSE(save("one"));
+  fs::create_directory(path("two.partial"));
+  std::ofstream(path("two.partial") + "/memory") << "left";
+  std::ofstream(path("two.partial") + "/mine.img") << "precious";
+  const auto refused = save("two");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("has 'mine.img' in it"), std::string::npos)
+      << refused.error().message();
+  std::ofstream(path("three.partial")) << "precious";
+  EXPECT_FALSE(save("three"));
+  fs::create_directories(path("four.partial") + "/state");
+  EXPECT_FALSE(save("four"));
+  for (const std::string file : {"home/memory", "two.partial/mine.img", "three.partial"}) {
+    EXPECT_EQ(read_text_file(path(file)).value(), "precious");
+  }
+  EXPECT_EQ(read_text_file(path("two.partial/memory")).value(), "left");
+}
+
+// Nobody writes to a FIFO of a snapshot that comes from somebody else.
+TEST_F(SnapshotTest, OpensRegularFilesOnly) {
+  for (const std::string file : {"manifest.json", "state", "memory", "blk0.img"}) {
+    const std::string name = "with-" + file;
+    ASSERT_TRUE(save(name));
+    const auto whole = path(name) + "/" + file;
+    fs::rename(whole, path("away"));
+    ASSERT_EQ(::mkfifo(whole.c_str(), 0600), 0);
+    EXPECT_NE(refusal(name).find("is not a regular file"), std::string::npos) << refusal(name);
+    fs::remove(whole);
+    fs::create_symlink(path("away"), whole);
+    EXPECT_NE(refusal(name).find("is a symbolic link"), std::string::npos) << refusal(name);
+  }
+  ASSERT_TRUE(save("one"));
+  for (const std::string file : {"seal", "working-set", "working-set.partial"}) {
+    fs::remove(path("one") + "/" + file);
+    ASSERT_EQ(::mkfifo((path("one") + "/" + file).c_str(), 0600), 0);
+  }
+  EXPECT_EQ(refusal("one"), "");
+  EXPECT_TRUE(read_working_set(path("one"), "digest", memory_->size()).empty());
+  EXPECT_TRUE(record_working_set(*memory_, path("one"), "digest"));
+  EXPECT_FALSE(read_working_set(path("one"), "digest", memory_->size()).empty());
+  EXPECT_EQ(list(root_)->size(), 5u);
 }
 
 TEST_F(SnapshotTest, WriterTakesAwayWhatAKilledOneLeft) {
@@ -225,7 +359,28 @@ TEST_P(WrittenPagesTest, AreThoseWrittenSince) {
     EXPECT_EQ(written(), std::vector<std::uint64_t>{});
     fill(*memory, GuestAddress{2 * kPage}, 'z');
     EXPECT_EQ(written(), std::vector<std::uint64_t>{2 * kPage});
+    // Once more, and only read since: its content changed all the same.
+    ASSERT_TRUE(tracker.restart(*memory, GetParam()));
+    ASSERT_TRUE(memory->discard(GuestAddress{2 * kPage}, kPage));
+    EXPECT_EQ(first_byte(*memory, 2 * kPage), 0);
+    EXPECT_EQ(written(), std::vector<std::uint64_t>{2 * kPage});
+    ASSERT_TRUE(tracker.restart(*memory, GetParam()));
+    EXPECT_EQ(written(), std::vector<std::uint64_t>{});
   }
+}
+
+// Where the kernel shows no soft-dirty bits, none of it is written as far as it says.
+TEST_F(SnapshotTest, WhatWasGivenBackAndReadCountsAsWritten) {
+  memory_->record_discards();
+  ASSERT_TRUE(memory_->discard(GuestAddress{2 * kPage}, 3 * kPage));
+  for (const std::uint64_t page : {2u, 3u, 4u}) EXPECT_EQ(first_byte(*memory_, page * kPage), 0);
+  const auto extents = written_pages(*memory_, Tracking::soft_dirty, {}).value();
+  const auto has = [&](std::uint64_t page) {
+    return std::ranges::any_of(extents, [&](const Extent& extent) {
+      return extent.offset <= page * kPage && page * kPage < extent.offset + extent.length;
+    });
+  };
+  for (const std::uint64_t page : {2u, 3u, 4u}) EXPECT_TRUE(has(page)) << page;
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, WrittenPagesTest,
@@ -281,6 +436,26 @@ TEST_F(LayerTest, HasWhatChangedOverTheParents) {
   EXPECT_TRUE(content("last") == disk_);
 }
 
+// Their paths one behind the other are longer than the kernel takes.
+TEST_F(LayerTest, ReadsALongChainOfLongNames) {
+  const auto name = [](int level) { return std::string(200, 'n') + std::to_string(level); };
+  std::string below = "next";
+  for (int level = 0; level < 30; ++level) {
+    disk_[static_cast<std::size_t>(level)] = 'L';
+    const auto saved = save(name(level), below, {});
+    ASSERT_TRUE(saved) << level << saved.error().message();
+    below = name(level);
+  }
+  EXPECT_TRUE(content(below) == disk_);
+  EXPECT_EQ(examine(path(below))->depth, 32u);
+  fs::remove_all(path("base"));
+  // The one that is missing is named, and it alone.
+  const auto missing = "its parent '" + fs::canonical(root_).string() + "/base'";
+  EXPECT_EQ(refusal(below),
+            "snapshot '" + path(below) + "': " + missing + ": there is no such directory");
+  EXPECT_EQ(examine(path(below))->damage, missing + " is missing");
+}
+
 TEST_F(LayerTest, TakesRoomForWhatChanged) {
   disk_.assign(64u << 20, 'l');
   ASSERT_TRUE(save("large"));
@@ -331,7 +506,7 @@ TEST_F(LayerTest, RefusesALayerOverAnythingButItsParentsDisk) {
       entry.file_size = fs::file_size(file);
       entry.digest = digest_of_sparse(fd.get(), entry.file_size).value();
     });
-    EXPECT_NE(refusal("next").find("is not a layer over 'disk0.img' of its parent"),
+    EXPECT_NE(refusal("next").find("is not a layer over 'blk0.img' of its parent"),
               std::string::npos)
         << refusal("next");
   }
@@ -339,7 +514,7 @@ TEST_F(LayerTest, RefusesALayerOverAnythingButItsParentsDisk) {
 
 TEST_F(LayerTest, RefusesAManifestThatDoesNotFit) {
   forge("next", [](Manifest& manifest) { manifest.disks[0].size -= 512; });
-  EXPECT_NE(refusal("next").find("does not fit the disks of its parent"), std::string::npos)
+  EXPECT_NE(refusal("next").find("does not match the disks of its parent"), std::string::npos)
       << refusal("next");
   forge("next", [](Manifest& manifest) { manifest.parent.reset(); });
   EXPECT_NE(refusal("next").find("is a layer, but it has no parent"), std::string::npos)

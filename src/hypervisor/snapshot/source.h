@@ -33,6 +33,8 @@ class Source {
 
   // As it was named, for messages.
   const std::string& path() const { return path_; }
+  // Whether path() is a folder, where what restores show can be kept (working_set.h).
+  virtual bool is_directory() const = 0;
   const Manifest& manifest() const { return manifest_; }
   // What names the snapshot, the same for a directory and an archive of it.
   const std::string& digest() const { return digest_; }

@@ -1,6 +1,11 @@
 // Catalog, merge, remove.
+#include <sys/stat.h>
+
+#include "src/base/new_file.h"
 #include "src/hypervisor/snapshot/catalog.h"
+#include "src/hypervisor/snapshot/export.h"
 #include "src/hypervisor/snapshot/merge.h"
+#include "src/hypervisor/snapshot/prune.h"
 #include "src/hypervisor/snapshot/remove.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
 #include "src/hypervisor/snapshot/working_set.h"
@@ -23,7 +28,6 @@ class SnapshotToolsTest : public SnapshotTest {
 TEST_F(SnapshotToolsTest, ListsWhatIsThere) {
   save_chain();
   fs::create_directory(path("other"));
-  fs::create_directory(path("half.partial"));
   fs::create_directory(path("broken"));
   std::ofstream(path("broken") + "/manifest.json") << "{";
   const auto found = list(root_);
@@ -86,7 +90,7 @@ TEST_F(SnapshotToolsTest, MergeRefusesAnAlteredDisk) {
   ASSERT_TRUE(save("one"));
   const auto reader = Reader::open(path("one"));
   ASSERT_TRUE(reader);
-  std::ofstream(path("one") + "/disk0.img", std::ios::in | std::ios::binary) << 'X';
+  std::ofstream(path("one") + "/blk0.img", std::ios::in | std::ios::binary) << 'X';
   EXPECT_FALSE(merge(**reader, path("two")));
   EXPECT_FALSE(fs::exists(path("two")));
   EXPECT_FALSE(fs::exists(path("two.partial")));
@@ -130,6 +134,101 @@ TEST_F(SnapshotToolsTest, RemovesNothingThatIsNoSnapshot) {
   fs::create_directory(path("empty"));
   EXPECT_FALSE(snapshot::remove(path("empty")));
   EXPECT_TRUE(fs::exists(path("empty")));
+}
+
+TEST_F(SnapshotToolsTest, RemovesNoDiskThatTheManifestDoesNotName) {
+  ASSERT_TRUE(save("one"));
+  for (const std::string name : {"mine.qcow2", "mine.img", "blk1.qcow2"}) {
+    const auto mine = path("one") + "/" + name;
+    std::ofstream(mine) << "precious";
+    const auto refused = snapshot::remove(path("one"));
+    ASSERT_FALSE(refused) << name;
+    EXPECT_NE(refused.error().message().find(name), std::string::npos) << refused.error().message();
+    EXPECT_EQ(refusal("one"), "");
+    fs::remove(mine);
+  }
+  fs::remove(path("one") + "/manifest.json");
+  std::ofstream(path("one") + "/mine.img") << "precious";
+  EXPECT_FALSE(snapshot::remove(path("one")));
+  EXPECT_TRUE(fs::exists(path("one") + "/mine.img"));
+}
+
+TEST_F(SnapshotToolsTest, ListsAndPrunesWhatKilledSavesLeft) {
+  ASSERT_TRUE(save("one"));
+  fs::create_directory(path("killed.partial"));
+  for (const std::string name : {"memory", "state", "blk0.qcow2"}) {
+    std::ofstream(path("killed.partial") + "/" + name) << std::string(5000, 'k');
+  }
+  const auto live = Writer::create(path("live"));
+  ASSERT_TRUE(live);
+  fs::create_directory(path("mine.partial"));
+  std::ofstream(path("mine.partial") + "/thesis") << "precious";
+  fs::create_directory_symlink("one", path("link.partial"));
+  const auto found = list(root_);
+  ASSERT_TRUE(found);
+  ASSERT_EQ(found->size(), 3u);
+  EXPECT_TRUE((*found)[0].unfinished);
+  EXPECT_EQ((*found)[0].name, "killed.partial");
+  EXPECT_GE((*found)[0].stored, 15'000u);
+  EXPECT_EQ((*found)[1].name, "live.partial");
+  EXPECT_FALSE((*found)[2].unfinished);
+  const auto pruned = prune(root_);
+  ASSERT_TRUE(pruned) << pruned.error().message();
+  EXPECT_EQ(pruned->removed, std::vector<std::string>{"killed.partial"});
+  EXPECT_EQ(pruned->in_use, std::vector<std::string>{"live.partial"});
+  EXPECT_FALSE(fs::exists(path("killed.partial")));
+  EXPECT_TRUE(fs::exists(path("live.partial")));
+  EXPECT_TRUE(fs::exists(path("mine.partial") + "/thesis"));
+  EXPECT_EQ(refusal("one"), "");
+  EXPECT_FALSE(prune(path("nowhere")));
+}
+
+TEST_F(SnapshotToolsTest, WhatAnotherUserLeftKeepsNothingElseFromBeingPruned) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can give a file away";
+  for (const std::string name : {"a.partial", "b.partial", "c.partial"}) {
+    fs::create_directory(path(name));
+    std::ofstream(path(name) + "/memory") << "begun";
+  }
+  ASSERT_EQ(::chown(path("a.partial").c_str(), 12345, 12345), 0);
+  const auto pruned = prune(root_);
+  ASSERT_TRUE(pruned) << pruned.error().message();
+  EXPECT_EQ(pruned->removed, (std::vector<std::string>{"b.partial", "c.partial"}));
+  EXPECT_EQ(pruned->refused,
+            std::vector{fmt::format("'{}' belongs to another user", path("a.partial"))});
+  EXPECT_TRUE(fs::exists(path("a.partial") + "/memory"));
+}
+
+TEST_F(SnapshotToolsTest, ListsAndPrunesWhatKilledExportsLeft) {
+  ASSERT_TRUE(save("one"));
+  const auto reader = Reader::open(path("one"), Verify::sealed, Hosts::any);
+  ASSERT_TRUE(reader);
+  ASSERT_TRUE(export_snapshot(**reader, path("whole.vmm"), {}));
+  // Cut off behind the header, and in the middle.
+  fs::copy(path("whole.vmm"), path("begun.vmm.partial"));
+  fs::resize_file(path("begun.vmm.partial"), 200);
+  fs::copy(path("whole.vmm"), path("live.vmm.partial"));
+  const auto live = lock_unfinished_file(path("live.vmm.partial"));
+  ASSERT_TRUE(live) << live.error().message();
+  std::ofstream(path("root.img.partial")) << "of another command";
+  fs::create_symlink("whole.vmm", path("link.vmm.partial"));
+  ASSERT_EQ(::mkfifo(path("fifo.partial").c_str(), 0600), 0);
+  const auto found = list(root_);
+  ASSERT_TRUE(found) << found.error().message();
+  ASSERT_EQ(found->size(), 3u);
+  EXPECT_EQ((*found)[0].name, "begun.vmm.partial");
+  EXPECT_EQ((*found)[0].damage, "its export goes on, or was killed");
+  EXPECT_TRUE((*found)[0].unfinished);
+  EXPECT_GT((*found)[0].stored, 0u);
+  EXPECT_EQ((*found)[1].name, "live.vmm.partial");
+  const auto pruned = prune(root_);
+  ASSERT_TRUE(pruned) << pruned.error().message();
+  EXPECT_EQ(pruned->removed, std::vector<std::string>{"begun.vmm.partial"});
+  EXPECT_EQ(pruned->in_use, std::vector<std::string>{"live.vmm.partial"});
+  EXPECT_FALSE(fs::exists(path("begun.vmm.partial")));
+  for (const auto* kept : {"live.vmm.partial", "root.img.partial", "whole.vmm", "fifo.partial"}) {
+    EXPECT_TRUE(fs::exists(path(kept))) << kept;
+  }
+  EXPECT_TRUE(fs::is_symlink(path("link.vmm.partial")));
 }
 
 TEST_F(SnapshotToolsTest, RemovesWhatAKilledRemovalLeft) {

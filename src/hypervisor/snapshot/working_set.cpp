@@ -7,8 +7,10 @@
 
 #include <algorithm>
 
+#include "src/base/log.h"
+#include "src/base/thread.h"
 #include "src/base/unique_fd.h"
-#include "src/base/worker.h"
+#include "src/hypervisor/snapshot/files.h"
 #include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/state/sections.h"
@@ -16,6 +18,8 @@
 namespace vmm::snapshot {
 namespace {
 
+// Bytes of the file: a million extents.
+constexpr std::size_t kMaxWorkingSet = 16u << 20;
 // Pages between two extents that are brought in with them: one call costs more than they do.
 constexpr std::uint64_t kGap = 16u << 10;
 // What one call brings in, so that the end of the machine does not wait long for it.
@@ -29,8 +33,10 @@ Result<void> write_into(const std::string& directory, std::span<const std::byte>
   if (::faccessat(handle.get(), kManifestFile.data(), F_OK, 0) < 0) {
     return fail("'{}' is being removed", directory);
   }
+  // What a killed process left goes, and with it what is there instead: a FIFO would be waited for.
+  (void)::unlinkat(handle.get(), kWorkingSetPartial.data(), 0);
   const UniqueFd file(::openat(handle.get(), kWorkingSetPartial.data(),
-                               O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+                               O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!file) return fail_errno("cannot make '{}/{}'", directory, kWorkingSetPartial);
   if (const auto written = write_all(file.get(), bytes); !written) {
     ::unlinkat(handle.get(), kWorkingSetPartial.data(), 0);
@@ -62,12 +68,14 @@ Result<void> record_working_set(const GuestMemory& memory, const std::string& di
   }
   state::Sections sections;
   sections.put(WorkingSet::kKind, set);
-  return write_into(directory, sections.to_bytes());
+  const auto bytes = TRY(sections.to_bytes());
+  if (bytes.size() > kMaxWorkingSet) return fail("a working set of {} bytes", bytes.size());
+  return write_into(directory, bytes);
 }
 
 std::vector<Extent> read_working_set(const std::string& directory, const std::string& digest,
                                      std::uint64_t memory_size) {
-  const auto text = read_text_file(fmt::format("{}/{}", directory, kWorkingSetFile));
+  const auto text = read_part(directory, kWorkingSetFile, kMaxWorkingSet);
   if (!text) return {};
   auto sections = state::Sections::from_bytes(std::as_bytes(std::span(text->data(), text->size())));
   if (!sections) return {};
@@ -82,8 +90,7 @@ std::vector<Extent> read_working_set(const std::string& directory, const std::st
 }
 
 Prefetcher::Prefetcher(const GuestMemory& memory, std::vector<Extent> extents) {
-  thread_ = std::jthread([&memory, extents = std::move(extents)](const std::stop_token& stop) {
-    set_thread_name("prefetch");
+  auto bring_in = [&memory, extents = std::move(extents), stop = stop_.get_token()] {
     for (const auto& extent : extents) {
       for (const auto& region : memory.regions()) {
         auto left = region.piece(extent.offset, extent.length).bytes;
@@ -98,9 +105,19 @@ Prefetcher::Prefetcher(const GuestMemory& memory, std::vector<Extent> extents) {
         }
       }
     }
-  });
+  };
+  auto thread = start_thread("prefetch", std::move(bring_in));
+  if (thread) {
+    thread_ = std::move(*thread);
+  } else {
+    // The guest brings its pages in itself, one at a time.
+    log::info("working set: {}", thread.error().message());
+  }
 }
 
-Prefetcher::~Prefetcher() = default;
+Prefetcher::~Prefetcher() {
+  stop_.request_stop();
+  if (thread_.joinable()) thread_.join();
+}
 
 }  // namespace vmm::snapshot

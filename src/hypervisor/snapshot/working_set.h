@@ -4,6 +4,7 @@
 // that does not fit is ignored, and it goes with the snapshot.
 #pragma once
 
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -27,7 +28,8 @@ struct WorkingSet {
   template <typename Archive>
   void fields(Archive& archive) {
     archive(1, digest);
-    archive(2, extents);
+    archive(2, state::former(extents));
+    archive(3, state::flat(extents));
   }
 };
 
@@ -47,7 +49,8 @@ class Prefetcher {
   ~Prefetcher();
 
  private:
-  std::jthread thread_;
+  std::stop_source stop_;
+  std::thread thread_;
 };
 
 }  // namespace vmm::snapshot

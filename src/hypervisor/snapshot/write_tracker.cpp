@@ -57,6 +57,7 @@ Result<Tracking> WriteTracker::restart(const GuestMemory& memory) {
 }
 
 Result<void> WriteTracker::restart(const GuestMemory& memory, Tracking how) {
+  memory.record_discards();
   if (how == Tracking::write_protected) return protect(memory);
   static const bool tracks = has_soft_dirty().value_or(false);
   return tracks ? clear_soft_dirty() : fail("this host's kernel has no soft-dirty bits");

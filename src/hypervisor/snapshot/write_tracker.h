@@ -19,7 +19,8 @@ namespace vmm::snapshot {
 
 class WriteTracker {
  public:
-  // From now on. The second form takes one way alone. Error: the host's kernel does not track.
+  // From now on, while the machine is suspended. The second form takes one way alone. Error: the
+  // host's kernel does not track.
   Result<Tracking> restart(const GuestMemory& memory);
   Result<void> restart(const GuestMemory& memory, Tracking how);
 

@@ -1,0 +1,141 @@
+// What `vmm ctl ... status` and `metrics` say of each kind of device, to the byte: scripts read it.
+#include "src/hypervisor/machine/device_set.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "src/base/json.h"
+#include "src/base/worker.h"
+#include "src/hypervisor/machine/device_kinds.h"
+
+namespace vmm {
+namespace {
+
+struct Messages : MsiSink {
+  void send(const MsiMessage&) override {}
+  Result<std::unique_ptr<MsiRoute>> create_route() override { return fail("not in this test"); }
+};
+struct Doorbells : DoorbellRegistry {
+  Result<void> attach(GuestAddress, const EventFd&) override { return {}; }
+  void detach(GuestAddress, const EventFd&) override {}
+};
+
+class DeviceSetTest : public ::testing::Test {
+ protected:
+  DeviceSetTest() {
+    std::string name = std::filesystem::temp_directory_path() / "vmm-devices-XXXXXX";
+    folder_ = ::mkdtemp(name.data());
+  }
+  ~DeviceSetTest() override {
+    set_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  void create(const MachineConfig& config) {
+    auto set = DeviceSet::create(config, {*memory_, messages_, doorbells_, io_->loop()},
+                                 {GuestAddress{0xc000'0000}, 1u << 28});
+    ASSERT_TRUE(set) << set.error().message();
+    set_ = std::move(*set);
+  }
+  std::string disk() {
+    const auto path = folder_ + "/disk.img";
+    std::ofstream(path) << std::string(4096, 'x');
+    return path;
+  }
+  static MachineConfig bare() {
+    MachineConfig config;
+    config.disks.clear();
+    config.nets.clear();
+    return config;
+  }
+
+  static constexpr std::array kRam = {MemoryRange{GuestAddress{0}, 16u << 20}};
+  std::string folder_;
+  std::unique_ptr<GuestMemory> memory_ = std::move(GuestMemory::create(kRam).value());
+  std::unique_ptr<Worker> io_ = std::move(Worker::start("io").value());
+  Messages messages_;
+  Doorbells doorbells_;
+  std::unique_ptr<DeviceSet> set_;
+};
+
+TEST_F(DeviceSetTest, WithoutDevices) {
+  create(bare());
+  EXPECT_EQ(to_json_text(set_->metrics()), "{}");
+  EXPECT_EQ(to_json_text(set_->status()), R"({"disks":[],"nets":[]})");
+  EXPECT_EQ(set_->memory_target(), nullptr);
+  EXPECT_TRUE(set_->wait_ready());
+}
+
+TEST_F(DeviceSetTest, OneOfEachKind) {
+  auto config = bare();
+  const auto path = disk();
+  config.disks = {{.path = path, .read_only = true}, {.path = path, .label = "root"}};
+  config.disks[1].read_only = true;
+  virtio::NetConfig net;
+  net.kind = virtio::NetKind::unplugged;
+  net.mac = net::MacAddress{{0x52, 0x54, 0, 0x12, 0x34, 0x56}};
+  config.nets = {net};
+  config.vsock = virtio::VsockConfig{.cid = 42, .path = folder_ + "/vsock"};
+  config.balloon = config.rng = true;
+  create(config);
+  EXPECT_EQ(to_json_text(set_->status()),
+            fmt::format(R"({{"disks":[{{"path":"{}","read_only":true}},)"
+                        R"({{"path":"root","read_only":true}}],)"
+                        R"("nets":[{{"mac":"52:54:00:12:34:56"}}],)"
+                        R"("vsock":{{"cid":42,"path":"{}/vsock"}}}})",
+                        path, folder_));
+  const std::string block =
+      R"({"bytes_read":0,"bytes_written":0,"discards":0,"errors":0,"flushes":0,"reads":0,)"
+      R"("throttled":0,"write_zeroes":0,"writes":0})";
+  EXPECT_EQ(to_json_text(set_->metrics()),
+            R"({"balloon":{"actual_bytes":0,"guest":{},"inflated_bytes":0,"reported_bytes":0,)"
+            R"("target_bytes":0},"blk0":)" +
+                block + R"(,"blk1":)" + block +
+                R"(,"net0":{"link_up":false,"rx_bytes":0,"rx_dropped":0,"rx_packets":0,)"
+                R"("tx_bytes":0,"tx_dropped":0,"tx_packets":0,"vhost":false},)"
+                R"("rng":{"bytes":0,"requests":0},)"
+                R"("vsock":{"connections":0,"ended":0,"rx_bytes":0,"rx_packets":0,)"
+                R"("rx_waiting":0,"tx_bytes":0,"tx_packets":0}})");
+}
+
+TEST_F(DeviceSetTest, TheTargetReachesTheDevice) {
+  auto config = bare();
+  config.balloon = config.rng = true;
+  create(config);
+  ASSERT_NE(set_->memory_target(), nullptr);
+  ASSERT_TRUE(set_->memory_target()->set_target(8u << 20));
+  EXPECT_NE(to_json_text(set_->metrics()).find(R"("target_bytes":8388608)"), std::string::npos);
+  EXPECT_FALSE(set_->memory_target()->set_target(1u << 30));
+}
+
+TEST_F(DeviceSetTest, OnlyDisksAreCopied) {
+  auto config = bare();
+  config.disks = {{.path = disk()}};
+  config.balloon = config.rng = true;
+  create(config);
+  set_->for_each([](const std::string& name, virtio::Device& device) {
+    auto* disk = device.copied_disk();
+    EXPECT_EQ(disk != nullptr, name == "blk0") << name;
+    EXPECT_EQ(device.copied_disk(), disk) << "the same, however often it is asked for";
+  });
+}
+
+TEST(DeviceKinds, NamesAreTheirOwn) {
+  std::set<std::string_view> names, keys;
+  MachineConfig config;
+  spec::Fields fields("machine");
+  for (const auto& kind : device_kinds()) {
+    kind.declare(config, fields);
+    EXPECT_EQ(kind.count(config), 0u) << kind.name << " is there without being asked for";
+    EXPECT_TRUE(names.insert(kind.name).second) << kind.name;
+    EXPECT_TRUE(kind.status_key.empty() || keys.insert(kind.status_key).second) << kind.name;
+  }
+  EXPECT_EQ(fields.all().size(), names.size()) << "an option each";
+  for (const auto& field : fields.all()) EXPECT_EQ(fields.find(field.key.name), &field);
+}
+
+}  // namespace
+}  // namespace vmm
