@@ -1,0 +1,141 @@
+#include "guest-images/agent/machine.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <ctime>
+#include <span>
+#include <vector>
+
+#include "guest-images/agent/network.h"
+#include "src/base/unique_fd.h"
+
+namespace vmm::agent {
+namespace {
+
+using namespace protocol::agent;
+
+constexpr const char* kImage = "/run/image";        // what the container's root is made of
+constexpr const char* kWritable = "/run/writable";  // with upper and work
+
+Result<void> add_random(const protocol::Bytes& seed) {
+  constexpr std::size_t kMaxSeed = 4096;
+  if (seed.size() > kMaxSeed)
+    return fail("a seed of {} bytes, expected at most {}", seed.size(), kMaxSeed);
+  const auto device = TRY(open_file("/dev/urandom", O_WRONLY));
+  std::vector<int> words(sizeof(rand_pool_info) / sizeof(int) + (seed.size() + 3) / sizeof(int));
+  auto* const info = reinterpret_cast<rand_pool_info*>(words.data());
+  info->entropy_count = static_cast<int>(seed.size() * 8);
+  info->buf_size = static_cast<int>(seed.size());
+  if (!seed.empty()) std::memcpy(info->buf, seed.data(), seed.size());
+  if (::ioctl(device.get(), RNDADDENTROPY, info) < 0 || ::ioctl(device.get(), RNDRESEEDCRNG) < 0) {
+    return fail_errno("cannot seed the kernel's random numbers");
+  }
+  return {};
+}
+
+Result<void> mount_device(const std::string& device, const std::string& type, const std::string& at,
+                          unsigned long flags, const char* data) {
+  TRY(make_directories(at));
+  if (::mount(device.c_str(), at.c_str(), type.c_str(), flags, data) < 0) {
+    return fail_errno("cannot mount '{}' ({})", device, type);
+  }
+  return {};
+}
+
+bool is_mount_point(const std::string& path) {
+  struct stat here{}, above{};
+  return ::stat(path.c_str(), &here) == 0 && ::stat((path + "/..").c_str(), &above) == 0 &&
+         here.st_dev != above.st_dev;
+}
+
+}  // namespace
+
+Welcome welcome() {
+  Welcome answer;
+  utsname name{};
+  if (::uname(&name) == 0) answer.kernel = name.release;
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  answer.uptime = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u +
+                  static_cast<std::uint64_t>(now.tv_nsec);
+  return answer;
+}
+
+Result<void> write_container_file(const Places& places, const std::string& name,
+                                  const std::string& text) {
+  TRY(make_directories(places.files));
+  const auto file = TRY(open_file(places.files + "/" + name, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  return write_all(file.get(), std::as_bytes(std::span(text)));
+}
+
+Result<void> configure(const Configure& request, const Places& places) {
+  if (!request.host_name.empty() &&
+      ::sethostname(request.host_name.data(), request.host_name.size()) < 0) {
+    return fail_errno("cannot set the host name '{}'", request.host_name);
+  }
+  if (request.clock) {
+    const timespec time{static_cast<time_t>(*request.clock / 1'000'000'000u),
+                        static_cast<long>(*request.clock % 1'000'000'000u)};
+    if (::clock_settime(CLOCK_REALTIME, &time) < 0) return fail_errno("cannot set the clock");
+  }
+  if (!request.seed.empty()) TRY(add_random(request.seed));
+  if (request.hosts) TRY(write_container_file(places, "hosts", *request.hosts));
+  if (request.resolv_conf) TRY(write_container_file(places, "resolv.conf", *request.resolv_conf));
+  for (const Interface& interface : request.interfaces) TRY(set_up_interface(interface));
+  return {};
+}
+
+Result<void> mount_root(const MountRoot& request, const Places& places) {
+  TRY(make_directories(places.root));
+  if (is_mount_point(places.root)) return fail("the container's root is mounted already");
+  if (request.read_only) {
+    return mount_device(request.image, request.image_type, places.root, MS_RDONLY, nullptr);
+  }
+  TRY(mount_device(request.image, request.image_type, kImage, MS_RDONLY, nullptr));
+  if (request.writable.empty()) {
+    TRY(mount_device("tmpfs", "tmpfs", kWritable, 0, "mode=755"));
+  } else {
+    // Without the thread that would write inode tables for a minute.
+    const char* const data = request.writable_type == "ext4" ? "discard,noinit_itable" : nullptr;
+    TRY(mount_device(request.writable, request.writable_type, kWritable, MS_NOATIME, data));
+  }
+  const std::string upper = std::string(kWritable) + "/upper",
+                    work = std::string(kWritable) + "/work";
+  TRY(make_directories(upper));
+  TRY(make_directories(work));
+  const std::string layers = fmt::format("lowerdir={},upperdir={},workdir={}", kImage, upper, work);
+  return mount_device("overlay", "overlay", places.root, 0, layers.c_str());
+}
+
+Result<void> mount_share(const MountShare& request) {
+  if (request.name.empty() || request.name.contains('/') || request.name == "." ||
+      request.name == "..") {
+    return fail("invalid name '{}' of a share", request.name);
+  }
+  return mount_device(request.tag, "virtiofs", std::string(kShares) + "/" + request.name,
+                      MS_NOSUID | MS_NODEV, nullptr);
+}
+
+Result<void> power_off(const PowerOff& request, const Places& places) {
+  if (::getpid() != 1) return fail("the agent is not the machine's first process");
+  ::kill(-1, SIGKILL);
+  while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {
+  }
+  for (const char* path : {places.root.c_str(), kWritable})
+    (void)::umount2(path, 0);  // or not mounted
+  ::sync();
+  ::reboot(request.reboot ? RB_AUTOBOOT : RB_POWER_OFF);
+  return fail_errno("cannot end the machine");
+}
+
+}  // namespace vmm::agent

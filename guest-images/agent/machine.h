@@ -1,0 +1,23 @@
+// What the host has the machine itself do: identity, mounts, figures, the end.
+#pragma once
+
+#include <string>
+
+#include "guest-images/agent/cgroup.h"
+#include "guest-images/agent/container.h"
+#include "src/base/result.h"
+#include "src/protocol/agent.h"
+
+namespace vmm::agent {
+
+protocol::agent::Welcome welcome();
+Result<void> configure(const protocol::agent::Configure& request, const Places& places);
+Result<void> mount_root(const protocol::agent::MountRoot& request, const Places& places);
+Result<void> mount_share(const protocol::agent::MountShare& request);
+// Writes the file `name` of Places::files, which containers see in /etc.
+Result<void> write_container_file(const Places& places, const std::string& name,
+                                  const std::string& text);
+// Ends all processes and the machine; returns only where it is not allowed.
+Result<void> power_off(const protocol::agent::PowerOff& request, const Places& places);
+
+}  // namespace vmm::agent

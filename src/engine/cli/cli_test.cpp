@@ -1,0 +1,158 @@
+#include <gtest/gtest.h>
+
+#include "src/engine/cli/command_table.h"
+#include "src/engine/cli/go_template.h"
+#include "src/engine/cli/rows.h"
+#include "src/engine/cli/units.h"
+#include "src/engine/cli/words.h"
+
+namespace vmm::engine::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string render(std::string_view text, const Json& value) {
+  const auto parsed = GoTemplate::parse(text);
+  if (!parsed) return parsed.error().message();
+  const auto rendered = parsed->render(value);
+  return rendered ? *rendered : rendered.error().message();
+}
+
+const Json kImage = {
+    {"Id", "sha256:abc"},
+    {"Size", 5},
+    {"Config",
+     {{"Env", {"A=1", "B=2"}}, {"Cmd", nullptr}, {"Labels", {{"z", "last"}, {"a", "first"}}}}}};
+
+TEST(GoTemplate, RendersWhatPeopleType) {
+  const auto check = [](std::string_view text, std::string_view expected) {
+    EXPECT_EQ(render(text, kImage), expected) << text;
+  };
+  check("plain", "plain");
+  check("{{.Id}}", "sha256:abc");
+  check("{{ .Size }} {{.None}}", "5 <no value>");
+  check("{{json .Config.Env}}", R"(["A=1","B=2"])");
+  check("{{.Config.Env}} {{.Config.Labels}}", "[A=1 B=2] map[a:first z:last]");
+  check("{{join .Config.Env \", \"}}", "A=1, B=2");
+  check("{{index .Config.Env 1}} {{index .Config.Labels \"z\"}}", "B=2 last");
+  check("{{index .Config \"Env\" 0}}", "A=1");
+  check("{{- range .Config.Env -}}{{- println . -}}{{- end -}}", "A=1\nB=2\n");
+  check("{{range $i, $e := .Config.Env}}{{$i}}:{{$e}} {{end}}", "0:A=1 1:B=2 ");
+  check("{{range $k, $v := .Config.Labels}}{{$k}}={{$v}};{{end}}", "a=first;z=last;");
+  check("{{range .Config.Cmd}}x{{else}}none{{end}}", "none");
+  check("{{if .Config.Cmd}}yes{{else}}no{{end}}", "no");
+  check("{{if eq .Size 4}}a{{else if eq .Size 5 6}}b{{else}}c{{end}}!", "b!");
+  check("{{if and .Id (gt .Size 3)}}yes{{end}}", "yes");
+  check("{{with .Config}}{{len .Env}}{{end}} {{$.Id}}", "2 sha256:abc");
+  check("{{$x := .Size}}{{if true}}{{$x}}{{end}}", "5");
+  check("{{.Id | upper | printf \"%s!%d\" | len}}", "23");
+  check("{{upper .Id}} {{lower \"AB\"}} {{title \"ab cd\"}}", "SHA256:ABC ab Ab Cd");
+  check("{{range split .Id \":\"}}[{{.}}]{{end}}", "[sha256][abc]");
+  check("{{slice .Id 7}} {{truncate .Id 3}} {{pad \"x\" 1 2}}|", "abc sha  x  |");
+  check("{{printf \"%s %v %d %q %%\" .Id .Size .Size \"a\"}}", "sha256:abc 5 5 \"a\" %");
+  check("{{json \"<&>\"}}", R"("\u003c\u0026\u003e")");
+  check("{{/* nothing */}}{{\"}}\"}}{{`\\n`}}", "}}\\n");
+  check("{{not .Config.Cmd}} {{ne 1 2}} {{or .Config.Cmd \"or\"}}", "true true or");
+}
+
+TEST(GoTemplate, SaysWhatIsWrong) {
+  for (const auto* text : {"{{",
+                           "{{.Id",
+                           "{{if .Id}}",
+                           "{{end}}",
+                           "{{else}}",
+                           "{{nothing}}",
+                           "{{.Id.Field}}",
+                           "{{|}}",
+                           "{{index .Config.Env 9}}",
+                           "{{range .Size}}{{end}}",
+                           "{{(}}",
+                           "{{\"}}",
+                           "{{$none}}",
+                           "{{join .Id}}",
+                           "{{lt 1 \"a\"}}",
+                           "{{pad \"x\" 9999999 1}}",
+                           "{{printf 1}}",
+                           "{{1 2}}",
+                           "{{slice \"ab\" 3}}",
+                           "{{if .}}{{else if .}}"}) {
+    EXPECT_TRUE(render(text, kImage).starts_with("template")) << text << render(text, kImage);
+  }
+  std::string deep;
+  for (int i = 0; i < 100'000; ++i) deep += "{{if 1}}";
+  EXPECT_TRUE(render(deep, kImage).starts_with("template"));
+  EXPECT_TRUE(render("{{" + std::string(100'000, '('), kImage).starts_with("template"));
+}
+
+TEST(Rows, AreAligned) {
+  RowFormat format;
+  format.table = "{{.Name}}\t{{.Size}}";
+  format.headers = {{"Name", "NAME"}, {"Size", "SIZE"}};
+  const std::vector<Json> rows = {{{"Name", "a-long-name"}, {"Size", "1B"}},
+                                  {{"Name", "\u00fc"}, {"Size", "22B"}}};
+  EXPECT_EQ(*format_rows(format, rows),
+            "NAME          SIZE\na-long-name   1B\n\u00fc             22B\n");
+  EXPECT_EQ(*format_rows(format, {}), "NAME      SIZE\n");
+  format.format = "table {{.Size}}\\t{{.Name}}";
+  EXPECT_EQ(*format_rows(format, rows),
+            "SIZE      NAME\n1B        a-long-name\n22B       \u00fc\n");
+  format.format = "{{.Size}}";
+  EXPECT_EQ(*format_rows(format, rows), "1B\n22B\n");
+  format.format = "json";
+  EXPECT_EQ(*format_rows(format, {rows[0]}), "{\"Name\":\"a-long-name\",\"Size\":\"1B\"}\n");
+  format.format = "{{";
+  EXPECT_FALSE(format_rows(format, rows));
+}
+
+TEST(Units, AreDockers) {
+  EXPECT_EQ(human_size(0), "0B");
+  EXPECT_EQ(human_size(999), "999B");
+  EXPECT_EQ(human_size(4'261'550), "4.26MB");
+  EXPECT_EQ(human_size(187'000'000), "187MB");
+  EXPECT_EQ(human_size(1'500), "1.5kB");
+  EXPECT_EQ(human_duration(0), "Less than a second");
+  EXPECT_EQ(human_duration(1), "1 second");
+  EXPECT_EQ(human_duration(59), "59 seconds");
+  EXPECT_EQ(human_duration(119), "About a minute");
+  EXPECT_EQ(human_duration(59 * 60), "59 minutes");
+  EXPECT_EQ(human_duration(65 * 60), "About an hour");
+  EXPECT_EQ(human_duration(47 * 3600), "47 hours");
+  EXPECT_EQ(human_duration(3 * 86400), "3 days");
+  EXPECT_EQ(human_duration(20 * 86400), "2 weeks");
+  EXPECT_EQ(human_duration(100 * 86400), "3 months");
+  EXPECT_EQ(human_duration(1000 * 86400), "2 years");
+  EXPECT_EQ(human_age(100, 103), "3 seconds ago");
+}
+
+constexpr std::array kOptions = {
+    Option{'a', "all", "", "help"}, Option{'f', "filter", "filter", "help"},
+    Option{0, "format", "string", "help"}, Option{'q', "quiet", "", "help"}};
+constexpr Command kCommand = {"test", "", "", "", 0, kAnyNumber, kOptions};
+
+TEST(Words, AreTakenAsDockerDoes) {
+  const std::vector<std::string> arguments = {
+      "-aq", "x", "--format=json", "-f", "a=b", "--filter", "c", "-fd=e", "-", "--", "-z"};
+  const auto words = Words::parse(kCommand, arguments);
+  ASSERT_TRUE(words) << words.error().message();
+  EXPECT_TRUE(words->has("all") && words->has("quiet"));
+  EXPECT_EQ(words->text("format"), "json");
+  EXPECT_EQ(words->list("filter"), (std::vector<std::string>{"a=b", "c", "d=e"}));
+  EXPECT_EQ(words->names(), (std::vector<std::string>{"x", "-", "-z"}));
+  const std::vector<std::string> off = {"--all", "--all=false"};
+  EXPECT_FALSE(Words::parse(kCommand, off)->has("all"));
+}
+
+TEST(Words, AreRefusedAsDockerDoes) {
+  const auto error_of = [](std::vector<std::string> arguments) {
+    const auto words = Words::parse(kCommand, arguments);
+    return words ? "" : words.error().message();
+  };
+  EXPECT_EQ(error_of({"--foo"}), "unknown flag: --foo");
+  EXPECT_EQ(error_of({"-az"}), "unknown shorthand flag: 'z' in -az");
+  EXPECT_EQ(error_of({"--format"}), "flag needs an argument: --format");
+  EXPECT_EQ(error_of({"-f"}), "flag needs an argument: 'f' in -f");
+  EXPECT_NE(error_of({"--all=perhaps"}), "");
+}
+
+}  // namespace
+}  // namespace vmm::engine::cli

@@ -1,0 +1,26 @@
+// Takes names and images away, in the order and the words of Docker.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "src/engine/image/catalog.h"
+
+namespace vmm::engine {
+
+enum class Force : std::uint8_t { no, yes };
+
+struct Removal {
+  std::vector<std::string> untagged;  // "busybox:latest", "busybox@sha256:..."
+  std::vector<Digest> deleted;        // the image, then chain ids of its layers, the top first
+};
+
+// By a name: takes that name, and the image with the last. By an id: all names and the image.
+// Error: no such image; by an id that several repositories name, without force; a container runs
+// from it, or without force has it. The contents go with Store::collect_garbage().
+Result<Removal> remove_image(Store& store, const std::string& name, Force force);
+
+// An image that a container has loses its names only.
+Result<Removal> remove_with_all_names(Store& store, const Image& image);
+
+}  // namespace vmm::engine

@@ -1,0 +1,42 @@
+#include "src/engine/registry/transfers.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace vmm::engine {
+
+constexpr std::size_t kThreads = 3;
+
+Result<void> Transfers::run(const std::vector<Descriptor>& blobs, const Work& work) {
+  for (const auto& blob : blobs) {
+    const auto same = [&blob](const Descriptor& one) { return one.digest == blob.digest; };
+    if (std::ranges::none_of(wanted_, same)) wanted_.push_back(blob);
+  }
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < std::min(kThreads, wanted_.size()); ++i) {
+      threads.emplace_back([this, &work] { serve(work); });
+    }
+  }
+  if (!error_.empty()) return fail("{}", error_);
+  return {};
+}
+
+void Transfers::serve(const Work& work) {
+  try {
+    auto registry = connect_();
+    for (std::size_t i; !cancel_ && (i = next_++) < wanted_.size();) {
+      if (const auto done = work(registry, wanted_[i]); !done) stop(done.error().message());
+    }
+  } catch (const std::exception& error) {
+    stop(error.what());
+  }
+}
+
+void Transfers::stop(const std::string& error) {
+  const std::lock_guard lock(mutex_);
+  if (error_.empty()) error_ = error;
+  cancel_ = true;
+}
+
+}  // namespace vmm::engine

@@ -1,0 +1,117 @@
+// Containers: the rows of the store's containers, and their directories.
+//
+//   ROOT/containers/ID/spec         ContainerSpec
+//                     /lock         held by the supervisor and its machine while either lives
+//                     /supervisor   socket of the supervisor (wire.h); `pid` beside it
+//                     /vsock, control     sockets of the machine
+//                     /image.vmdk, writable.img   its disks
+//                     /log, log.1 ...     what it wrote (log_writer.h)
+//
+// A container is made as directory first, then as row; it goes as row first. A directory without a
+// row that nobody holds is left of a killed command. A row that is running while nobody holds its
+// lock is of a killed supervisor: whoever reads it writes its end.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/engine/image/catalog.h"
+#include "src/engine/runtime/spec.h"
+#include "src/engine/store/store.h"
+
+namespace vmm::engine {
+
+enum class ContainerState : std::uint8_t { created, running, paused, exited };
+std::string_view to_text(ContainerState state);
+
+struct Container {
+  std::string id, name;
+  Digest image;
+  std::string image_name;
+  std::int64_t created = 0, started = 0, finished = 0;  // nanoseconds since 1970; 0: not yet
+  ContainerState state = ContainerState::created;
+  int exit_code = 0;
+  bool out_of_memory = false;
+  std::string error;
+  ContainerSpec spec;
+
+  std::string short_id() const;
+  bool is_running() const {
+    return state == ContainerState::running || state == ContainerState::paused;
+  }
+};
+
+// How a container's first process ended, or why it did not start.
+struct ContainerEnd {
+  int exit_code = 0;
+  bool out_of_memory = false;
+  std::string error;
+};
+// Of a container whose supervisor was killed.
+inline constexpr int kLostExitCode = 255;
+
+// The lock of a container's directory. A machine that inherits its descriptor holds it as well.
+class ContainerLock {
+ public:
+  // None: another process holds it. Error: there is no such directory.
+  static Result<std::optional<ContainerLock>> take(const std::string& directory);
+  // Whether some process holds it; takes nothing.
+  static bool is_held(const std::string& directory);
+  int fd() const { return fd_.get(); }
+
+ private:
+  explicit ContainerLock(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+std::int64_t now_in_nanoseconds();
+
+class Containers {
+ public:
+  explicit Containers(Store& store) : store_(store), database_(store.database()) {}
+
+  std::string directory(std::string_view id) const;
+
+  struct New {
+    std::string name;  // "": one is made up
+    Digest image;
+    std::string image_name;
+    ContainerSpec spec;
+  };
+  // Error: in Docker's words, the name is taken or is none.
+  Result<Container> create(New wanted);
+
+  // The newest first, as they are now.
+  Result<std::vector<Container>> list();
+  // By name, id, or the beginning of an id. Error: "No such container: NAME".
+  Result<Container> find(std::string_view name);
+  Result<std::optional<Container>> by_id(std::string_view id);
+  // Of those that use an image.
+  Result<std::vector<Container>> using_image(const Digest& image);
+
+  Result<void> set_running(const std::string& id);
+  Result<void> set_paused(const std::string& id, bool paused);
+  Result<void> set_exited(const std::string& id, const ContainerEnd& end);
+  // It never ran: the state stays `created` (or what it was), with code and error.
+  Result<void> set_failed(const std::string& id, const ContainerEnd& end);
+  Result<void> rename(const Container& container, const std::string& name);
+  // Row and directory. The caller holds its lock.
+  Result<void> remove(const std::string& id);
+  // Directories that killed commands left.
+  Result<void> remove_orphans();
+
+ private:
+  Result<std::vector<Container>> select(const std::string& condition, std::string_view value);
+  Result<void> read_spec(Container& container) const;
+  Result<void> repair(Container& container);
+  Result<std::string> insert(const std::string& id, const New& wanted);
+  std::unexpected<Error> name_conflict(const std::string& name);
+
+  Store& store_;
+  Database& database_;
+};
+
+}  // namespace vmm::engine

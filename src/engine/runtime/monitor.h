@@ -1,0 +1,44 @@
+// Monitor: the process of a container's machine, a child of the supervisor.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "src/base/unique_fd.h"
+#include "src/engine/runtime/container.h"
+#include "src/engine/runtime/machine_files.h"
+
+namespace vmm::engine {
+
+// Megabytes and CPUs of the machine that runs `spec`: a limit of the container's, and room for the
+// kernel; without a limit, what the host has within reason.
+struct MachineSize {
+  std::uint64_t memory_mib = 0;
+  std::uint32_t cpus = 1;
+};
+MachineSize machine_size(const ContainerSpec& spec);
+
+// The words of `vmm` for it. Paths of the container's own files are relative to its directory.
+std::vector<std::string> monitor_arguments(const Container& container, const MachineFiles& files);
+
+// The list of files that image.vmdk is: the image's merged metadata, then its layers.
+Result<std::string> disk_descriptor(const ContentStore& content, const Image& image);
+
+struct Monitor {
+  pid_t pid = -1;
+  UniqueFd pidfd;
+  UniqueFd errors;  // what it says on standard error, non-blocking
+
+  // In `directory`. It holds `lock` as long as it lives, and ends when this process does.
+  static Result<Monitor> start(const std::string& program, const std::vector<std::string>& words,
+                               const std::string& directory, int lock);
+};
+
+// The addresses of a machine with a network of its own (user_net/config.h).
+inline constexpr const char* kMachineAddress = "10.0.2.15";
+inline constexpr const char* kGatewayAddress = "10.0.2.2";
+inline constexpr const char* kNameServerAddress = "10.0.2.3";
+
+}  // namespace vmm::engine

@@ -1,0 +1,386 @@
+#include "src/engine/runtime/supervised.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+
+#include "src/base/new_file.h"
+#include "src/engine/runtime/guest_request.h"
+#include "src/engine/runtime/ports.h"
+#include "src/engine/runtime/supervisor.h"
+
+namespace vmm::engine {
+
+namespace agent = protocol::agent;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+constexpr milliseconds kFirstRetry{5}, kLastRetry{80};
+constexpr seconds kBootPatience{120};
+constexpr seconds kKillPatience{10};   // of a machine whose agent was told to kill
+constexpr seconds kPowerPatience{20};  // of a machine that is to write its disks and end
+constexpr seconds kTellPatience{5};    // of who does not read what is told
+constexpr int kSetupFailed = 125;
+constexpr std::size_t kKeptErrors = 4096;
+
+}  // namespace
+
+Supervised::Supervised(EventLoop& loop, std::string root, std::string id)
+    : loop_(loop),
+      root_(std::move(root)),
+      id_(std::move(id)),
+      directory_(fmt::format("{}/containers/{}", root_, id_)) {}
+
+// ---- the start
+
+void Supervised::begin() {
+  if (const auto prepared = prepare(); !prepared) {
+    return fail_start(kSetupFailed, prepared.error().message());
+  }
+  retry_ = kFirstRetry;
+  boot_deadline_ = EventLoop::Clock::now() + kBootPatience;
+  look_for_agent();
+}
+
+Result<void> Supervised::prepare() {
+  auto lock = TRY(ContainerLock::take(directory_));
+  if (!lock) return fail("container {} {}", id_.substr(0, 12), kAlreadyRunning);
+  const auto monitor = TRY(find_monitor());
+  {
+    auto store = TRY(Store::open(root_));
+    auto found = TRY(Containers(store).by_id(id_));
+    if (!found) return fail("No such container: {}", id_);
+    container_ = std::move(*found);
+    lock_ = std::move(lock);  // from here on its end is ours to write
+    TRY(make_disks(store));
+  }
+  const auto files = TRY(find_machine_files(container_.spec.kernel));
+  if (container_.spec.network != "none") TRY(check_host_ports(container_.spec.ports));
+  TRY(start_request(container_));  // what cannot be asked for needs no machine
+  log_ = TRY(
+      LogWriter::open(directory_ + "/log", container_.spec.log_size, container_.spec.log_files));
+  TRY(listen());
+  make_process();
+  monitor_ =
+      TRY(Monitor::start(monitor, monitor_arguments(container_, files), directory_, lock_->fd()));
+  machine_over_ = false;
+  monitor_watch_ = std::make_unique<Watch>(loop_, monitor_.pidfd.get(),
+                                           [this](std::uint32_t) { machine_ended(); });
+  monitor_watch_->want(EPOLLIN);
+  errors_watch_ = std::make_unique<Watch>(loop_, monitor_.errors.get(),
+                                          [this](std::uint32_t) { read_errors(); });
+  errors_watch_->want(EPOLLIN);
+  return {};
+}
+
+// Input that comes before its start waits in it.
+void Supervised::make_process() {
+  process_ = std::make_unique<AgentProcess>(
+      loop_, ".",
+      AgentProcess::Callbacks{
+          [this] { process_started(); },
+          [this](const agent::Failed& failed) { process_failed(failed); },
+          [this](wire::Stream stream, std::string_view bytes) { process_output(stream, bytes); },
+          [this] { balance(); }, [this](const agent::Exited& exited) { process_exited(exited); },
+          [this] { process_lost(); }});
+}
+
+Result<void> Supervised::make_disks(Store& store) {
+  const auto image = TRY(Catalog(store).by_id(container_.image));
+  if (!image) return fail("No such image: {}", container_.image.text());
+  const auto text = TRY(disk_descriptor(store.content(), *image));
+  const auto file = TRY(open_file(directory_ + "/image.vmdk", O_WRONLY | O_CREAT | O_TRUNC));
+  TRY(write_all(file.get(), std::as_bytes(std::span(text))));
+  const auto writable = directory_ + "/writable.img";
+  if (::access(writable.c_str(), F_OK) == 0) return {};
+  const auto partial = writable + ".partial";  // of this container, whose lock is ours
+  TRY(make_writable_layer(root_, partial));
+  if (::rename(partial.c_str(), writable.c_str()) < 0) {
+    return fail_errno("cannot make '{}'", writable);
+  }
+  return {};
+}
+
+Result<void> Supervised::listen() {
+  if (::chdir(directory_.c_str()) < 0) return fail_errno("cannot enter '{}'", directory_);
+  const auto pid = fmt::format("{}\n", ::getpid());
+  const auto file = TRY(open_file("pid", O_WRONLY | O_CREAT | O_TRUNC));
+  TRY(write_all(file.get(), std::as_bytes(std::span(pid))));
+  listener_.emplace(TRY(UnixListener::create("supervisor")));
+  listener_watch_ = std::make_unique<Watch>(loop_, listener_->fd(), [this](std::uint32_t) {
+    if (auto client = listener_->accept()) connect(std::move(client));
+  });
+  listener_watch_->want(EPOLLIN);
+  return {};
+}
+
+// Who connects before the guest's driver is there waits in the monitor; before the agent listens,
+// the connection is refused.
+void Supervised::look_for_agent() {
+  if (phase_ != Phase::starting || machine_over_) return;
+  link_ = std::make_unique<AgentLink>(
+      loop_, ".", agent::Header{agent::Kind::machine, {}}, [this](Result<UniqueFd> socket) {
+        if (socket) return agent_found(std::move(*socket));
+        if (EventLoop::Clock::now() > boot_deadline_) {
+          return fail_start(kSetupFailed, "the machine's agent does not answer");
+        }
+        loop_.add_timer(EventLoop::Clock::now() + retry_, [this] { look_for_agent(); });
+        retry_ = std::min(2 * retry_, kLastRetry);
+      });
+}
+
+void Supervised::agent_found(UniqueFd socket) {
+  if (phase_ != Phase::starting) return;
+  machine_ = std::make_unique<Channel>(
+      loop_, std::move(socket),
+      Channel::Callbacks{[this](const agent::Message& message) { machine_answered(message); },
+                         nullptr, nullptr});
+  machine_->send(configure_request(container_));
+  machine_->send(mount_request(container_));
+}
+
+void Supervised::machine_answered(const agent::Message& message) {
+  if (phase_ != Phase::starting) return;
+  if (message.type == agent::Failed::kType) {
+    const auto failed = agent::decode<agent::Failed>(message);
+    return fail_start(kSetupFailed, failed ? failed->text : failed.error().message());
+  }
+  constexpr unsigned kRequests = 2;
+  if (++answers_ != kRequests) return;
+  process_over_ = false;
+  process_->start(start_request(container_).value_or(agent::Start()));
+}
+
+void Supervised::process_started() {
+  if (phase_ != Phase::starting) return;
+  const auto written = [this]() -> Result<void> {
+    auto store = TRY(Store::open(root_));
+    return Containers(store).set_running(id_);
+  }();
+  if (!written) return fail_start(kSetupFailed, written.error().message());
+  phase_ = Phase::running;
+  started_ = true;
+  for (const auto& session : sessions_) session->send(wire::Started{});
+}
+
+void Supervised::process_failed(const agent::Failed& failed) {
+  process_over_ = true;
+  const auto arguments = container_.spec.arguments();
+  const auto why = explain(failed, arguments.empty() ? "" : arguments[0]);
+  fail_start(why.code, why.text);
+}
+
+void Supervised::fail_start(int code, const std::string& text) {
+  if (phase_ == Phase::ending || phase_ == Phase::over) return;
+  failed_code_ = code;
+  end_ = ContainerEnd{code, false, text};
+  phase_ = Phase::ending;
+  process_over_ = true;
+  kill_machine();
+  conclude();
+}
+
+// ---- while it runs
+
+void Supervised::connect(UniqueFd client) {
+  sessions_.push_back(std::make_unique<Session>(
+      loop_, std::move(client),
+      Session::Owner{
+          [this](Session& session, const agent::Message& message) { hear(session, message); },
+          [this](Session& session) { leave(session); }, [this] { balance(); }}));
+  if (phase_ == Phase::running) sessions_.back()->send(wire::Started{});
+}
+
+void Supervised::hear(Session& session, const agent::Message& message) {
+  const bool takes_input = container_.spec.open_input && session.attached().input;
+  if (const auto attach = agent::decode<wire::Attach>(message)) {
+    session.attach(*attach);
+  } else if (const auto input = agent::decode<wire::Input>(message)) {
+    if (process_ && takes_input) process_->write_input(wire::to_view(input->bytes));
+  } else if (message.type == wire::InputEnd::kType) {
+    if (process_ && takes_input && container_.spec.input_once) process_->end_input();
+  } else if (const auto resize = agent::decode<wire::Resize>(message)) {
+    if (process_) process_->resize(resize->size);
+  } else if (const auto asked = agent::decode<wire::Signal>(message)) {
+    signal(asked->number);
+  } else if (const auto request = agent::decode<wire::Stop>(message)) {
+    stop(request->number, request->seconds);
+  }
+  balance();
+}
+
+void Supervised::leave(Session& session) {
+  if (process_ && session.attached().input && container_.spec.input_once) process_->end_input();
+  loop_.post([this, &session] {
+    std::erase_if(sessions_, [&](const auto& one) { return one.get() == &session; });
+    balance();
+    if (phase_ == Phase::over) stop_when_told();
+  });
+}
+
+// Outputs wait for the slowest session, inputs for the process (and for its start).
+void Supervised::balance() {
+  constexpr std::size_t kMuchInput = 256u << 10;
+  const bool slow = std::ranges::any_of(sessions_, [](const auto& one) { return one->is_slow(); });
+  const bool full = process_ && process_->input_pending() > kMuchInput;
+  if (process_) process_->set_output_reading(!slow);
+  for (const auto& session : sessions_) {
+    session->set_reading(!full || !session->attached().input);
+  }
+  if (phase_ == Phase::over) stop_when_told();
+}
+
+void Supervised::process_output(wire::Stream stream, std::string_view bytes) {
+  log_->write(stream, bytes);
+  for (const auto& session : sessions_) session->output(stream, bytes);
+  balance();
+}
+
+void Supervised::signal(int number) {
+  if (phase_ == Phase::starting) {
+    if (number != SIGKILL && number != SIGTERM && number != SIGINT) return;
+    end_ = ContainerEnd{128 + number, false, ""};
+    phase_ = Phase::ending;
+    started_ = true;
+    return kill_machine();
+  }
+  if (phase_ != Phase::running || !process_) return;
+  process_->signal(number);
+  if (number == SIGKILL) kill_machine_after(kKillPatience);
+}
+
+void Supervised::stop(int number, std::optional<std::uint32_t> time) {
+  signal(number);
+  if (number == SIGKILL || !time) return;
+  loop_.add_timer(EventLoop::Clock::now() + seconds(*time), [this] { signal(SIGKILL); });
+}
+
+void Supervised::stop() {
+  stop(stop_signal_of(container_.spec), container_.spec.stop_timeout.value_or(kStopSeconds));
+}
+
+// ---- the end
+
+void Supervised::process_exited(const agent::Exited& exited) {
+  process_over_ = true;
+  const int code = exited.signal != 0 ? 128 + exited.signal : exited.code;
+  if (!end_) end_ = ContainerEnd{code, exited.out_of_memory, ""};
+  end_machine();
+}
+
+void Supervised::process_lost() {
+  process_over_ = true;
+  if (machine_over_) return conclude();
+  end_machine();  // the agent has broken off
+}
+
+// What the container wrote is of no use to anybody when it is removed.
+void Supervised::end_machine() {
+  if (phase_ != Phase::starting && phase_ != Phase::running) return;
+  phase_ = Phase::ending;
+  if (machine_over_) return conclude();
+  if (container_.spec.auto_remove || !machine_ || !machine_->is_open()) return kill_machine();
+  machine_->send(agent::PowerOff{});
+  kill_machine_after(kPowerPatience);
+}
+
+void Supervised::kill_machine() {
+  if (machine_over_) return;
+  (void)::syscall(SYS_pidfd_send_signal, monitor_.pidfd.get(), SIGKILL, nullptr, 0);
+}
+
+void Supervised::kill_machine_after(seconds time) {
+  loop_.add_timer(EventLoop::Clock::now() + time, [this] { kill_machine(); });
+}
+
+void Supervised::read_errors() {
+  std::array<char, 4096> buffer;
+  const ssize_t n = ::read(monitor_.errors.get(), buffer.data(), buffer.size());
+  if (n > 0) {
+    errors_.append(buffer.data(), static_cast<std::size_t>(n));
+    if (errors_.size() > kKeptErrors) errors_.erase(0, errors_.size() - kKeptErrors);
+  } else if (n == 0) {
+    errors_watch_.reset();
+  }
+}
+
+std::string Supervised::machine_said() const {
+  auto text = errors_;
+  while (text.ends_with('\n')) text.pop_back();
+  text.erase(0, text.rfind('\n') + 1);
+  if (text.starts_with("vmm: ")) text.erase(0, 5);
+  return text;
+}
+
+void Supervised::machine_ended() {
+  int status = 0;
+  if (::waitpid(monitor_.pid, &status, WNOHANG) != monitor_.pid) return;
+  monitor_watch_.reset();
+  while (errors_watch_ && errors_.size() < kKeptErrors) {
+    const auto before = errors_.size();
+    read_errors();
+    if (errors_.size() == before) break;
+  }
+  machine_over_ = true;
+  if (!end_) {
+    const auto said = machine_said();
+    if (WIFSIGNALED(status)) {
+      end_ = ContainerEnd{128 + WTERMSIG(status), false,
+                          fmt::format("the machine was killed by signal {}", WTERMSIG(status))};
+    } else {
+      const int code = started_ || phase_ == Phase::running ? kLostExitCode : kSetupFailed;
+      end_ = ContainerEnd{code, false, said.empty() ? "the machine ended by itself" : said};
+    }
+    if (phase_ == Phase::starting) failed_code_ = kSetupFailed;
+  }
+  phase_ = phase_ == Phase::over ? phase_ : Phase::ending;
+  if (!process_) process_over_ = true;
+  conclude();
+}
+
+void Supervised::conclude() {
+  if (!process_over_ || !machine_over_ || phase_ == Phase::over) return;
+  phase_ = Phase::over;
+  if (log_) log_->finish();
+  if (lock_) {
+    // What cannot be written is repaired by the next command: the lock is free.
+    (void)!write_end();
+    listener_watch_.reset();
+    listener_.reset();
+    for (const char* file : {"vsock", "control", "pid"}) (void)::unlink(file);
+    lock_.reset();
+  }
+  const auto code = static_cast<std::uint8_t>(end_->exit_code);
+  for (const auto& session : sessions_) {
+    if (failed_code_) {
+      session->send(wire::Failed{code, end_->error});
+    } else {
+      session->send(wire::Exited{code});
+    }
+  }
+  loop_.add_timer(EventLoop::Clock::now() + kTellPatience, [this] { loop_.stop(); });
+  stop_when_told();
+}
+
+Result<void> Supervised::write_end() {
+  auto store = TRY(Store::open(root_));
+  Containers containers(store);
+  if (container_.spec.auto_remove) return containers.remove(id_);
+  if (failed_code_) return containers.set_failed(id_, *end_);
+  return containers.set_exited(id_, *end_);
+}
+
+void Supervised::stop_when_told() {
+  if (std::ranges::all_of(sessions_, [](const auto& one) { return one->is_idle(); })) {
+    loop_.stop();
+  }
+}
+
+}  // namespace vmm::engine
