@@ -104,6 +104,23 @@ deb_unpacked() {
     echo "$dir"
 }
 
+# unpack_bzimage BZIMAGE: the payload, by the boot protocol's fields at 0x1f1 (setup sectors), 0x248 and 0x24c (payload's offset
+# and length); its last four bytes are the unpacked size
+unpack_bzimage() {
+    local sectors offset length unpack
+    sectors=$(od -An -tu1 -j $((0x1f1)) -N1 "$1") offset=$(od -An -tu4 -j $((0x248)) -N4 "$1") length=$(od -An -tu4 -j $((0x24c)) -N4 "$1")
+    payload() {
+        dd if="$1" bs=1M iflag=skip_bytes,count_bytes skip=$(((sectors + 1) * 512 + offset)) count=$((length - 4)) status=none
+    }
+    case $(payload "$1" | od -An -tx1 -N4 | tr -d ' ') in
+        fd377a58) unpack=xz ;;
+        28b52ffd) unpack=zstd ;;
+        02214c18) unpack=lz4 ;;
+        *) die "the kernel $1 is packed by none of xz, zstd and lz4" ;;
+    esac
+    payload "$1" | "$unpack" -dc
+}
+
 # can_run ARCHITECTURE: whether its programs run here, which the scripts of its packages want
 can_run() {
     [[ $1 == "$(uname -m)" || -e /proc/sys/fs/binfmt_misc/qemu-$1 ]] ||
