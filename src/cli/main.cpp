@@ -1,41 +1,26 @@
 // The program `vmm`: finds the command that its words ask for.
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <unistd.h>
 
-#include <array>
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
 #include <exception>
+#include <string>
+#include <vector>
 
-#include "src/base/text.h"
 #include "src/cli/commands/commands.h"
 
 namespace vmm::cli {
 namespace {
 
-struct Command {
-  std::string_view name;
-  std::string_view summary;
-  int (*run)(Arguments);
-  std::string (*help)();
-};
-std::string help_help() { return "Usage: vmm help [COMMAND]\n"; }
-constexpr std::array<Command, 4> kCommands = {
-    {{"ctl", "talk to a running machine", &ctl, &ctl_help},
-     {"disk", "create, convert, check, ... disk images", &disk, &disk_help},
-     {"snapshot", "list, check, merge, remove, pack saved machines", &snapshot_command,
-      &snapshot_help},
-     {"help", "list the commands, or explain one", &help, &help_help}}};
-
-const Command* find(std::string_view name) {
-  for (const auto& command : kCommands) {
-    if (command.name == name) return &command;
+bool asks_for_help(Arguments words) {
+  for (const auto& word : words) {
+    if (word == "-h" || word == "--help") return true;
+    if (word == "--") break;
   }
-  return nullptr;
-}
-
-int unknown(const std::string& name) {
-  std::array<std::string_view, kCommands.size()> names;
-  for (std::size_t i = 0; i < names.size(); ++i) names[i] = kCommands[i].name;
-  return refuse(fmt::format("unknown command '{}'{}; `vmm help` lists them", name,
-                            did_you_mean(name, names)));
+  return false;
 }
 
 int dispatch(Arguments words) {
@@ -44,39 +29,58 @@ int dispatch(Arguments words) {
     return 1;  // nothing was asked for
   }
   if (words[0].starts_with('-')) return boot(words);
-  const Command* command = find(words[0]);
-  return command != nullptr ? command->run(words.subspan(1)) : unknown(words[0]);
+  const auto command = std::ranges::find(commands(), words[0], &Command::name);
+  const bool is_engines = is_engine_command(words[0]);
+  if (command == commands().end() && !is_engines) return refuse_command(words[0]);
+  if (is_engines ? engine_is_asked_for_help(words) : asks_for_help(words.subspan(1))) {
+    print_help(words);
+    return 0;
+  }
+  return is_engines ? engine("vmm", words) : command->run(words.subspan(1));
+}
+
+// The number of a closed standard stream would be given to the next file that is opened: to a disk,
+// and the console would write to it.
+bool open_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // check: close-on-exec allowed, standard streams are a child's, too
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return false;
+  }
+  return true;
+}
+
+// A write past RLIMIT_FSIZE is an error, as one to a full disk, and no end of the machine.
+void on_file_size_limit(int signal, siginfo_t* info, void* /*context*/) {
+  if (info->si_pid == ::getpid()) return;  // the kernel's, to who wrote
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
+void survive_file_size_limit() {
+  struct sigaction action{};
+  if (sigaction(SIGXFSZ, nullptr, &action) < 0 || action.sa_handler == SIG_IGN) return;
+  action.sa_sigaction = on_file_size_limit;
+  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  sigaction(SIGXFSZ, &action, nullptr);
 }
 
 }  // namespace
 
 int refuse(const std::string& text) {
-  fmt::print(stderr, "vmm: {}\n", text);
+  // Not fmt::print(), which throws when standard error is closed or full.
+  (void)std::fputs(fmt::format("vmm: {}\n", text).c_str(), stderr);
   return 1;
-}
-
-int help(Arguments arguments) {
-  if (!arguments.empty()) {
-    const Command* command = find(arguments[0]);
-    if (command == nullptr) return unknown(arguments[0]);
-    fmt::print("{}", command->help());
-    return 0;
-  }
-  fmt::print(
-      "vmm {}: virtual machines that are as easy to handle as containers\n\n"
-      "  vmm --kernel PATH [--disk PATH]...  boot a Linux guest; `vmm --help` lists the options\n",
-      VMM_VERSION);
-  for (const auto& command : kCommands) {
-    fmt::print("  vmm {:<32}{}\n", command.name, command.summary);
-  }
-  return 0;
 }
 
 }  // namespace vmm::cli
 
 int main(int argc, char** argv) {
+  if (!vmm::cli::open_standard_streams()) return 1;  // nobody can be told
+  vmm::cli::survive_file_size_limit();
   try {
     const std::vector<std::string> words(argv + 1, argv + argc);
+    const std::string_view name = argc > 0 ? argv[0] : "";
+    if (name.substr(name.rfind('/') + 1) == "docker") return vmm::cli::engine("docker", words);
     return vmm::cli::dispatch(words);
   } catch (const std::exception& error) {
     return vmm::cli::refuse(error.what());

@@ -1,126 +1,95 @@
 #include "src/cli/commands/fork.h"
 
-#include <fcntl.h>
-#include <nlohmann/json.hpp>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <sys/mman.h>
 
-#include <filesystem>
+#include <span>
 #include <vector>
 
+#include "src/base/json.h"
 #include "src/base/unique_fd.h"
-#include "src/protocol/control.h"
+#include "src/cli/commands/fork_copy.h"
+#include "src/cli/commands/fork_folder.h"
+#include "src/cli/config/restored_machine.h"
+#include "src/protocol/control_v1.h"
+#include "src/spec/json.h"
 
 namespace vmm::cli {
 namespace {
 
-struct Copy {
-  pid_t process = 0;
-  std::string stem;  // of its files' paths
-  UniqueFd ready;    // says when it runs; ends when it failed
-};
+// The descriptor that a copy finds its configuration at: behind that which says when it runs and
+// that which holds the folder.
+constexpr int kConfigFd = 5;
 
-// The descriptor that a copy finds its end of the pipe at.
-constexpr int kReadyFd = 3;
-
-Result<Copy> start(const std::string& directory, const std::string& stem) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) < 0) return fail_errno("pipe");
-  Copy copy{0, stem, UniqueFd(ends[0])};
-  const UniqueFd ready(ends[1]);
-  std::vector<std::string> words = {"vmm",
-                                    "--restore",
-                                    directory,
-                                    "--control",
-                                    stem + ".control",
-                                    "--serial",
-                                    "file:" + stem + ".console",
-                                    "--name",
-                                    std::filesystem::path(stem).filename().string(),
-                                    "--ready-fd",
-                                    std::to_string(kReadyFd)};
-  std::vector<char*> argv;
-  for (auto& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  const std::string log = stem + ".log";
-
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  posix_spawn_file_actions_adddup2(&actions, ready.get(), kReadyFd);
-  const int error =
-      ::posix_spawn(&copy.process, "/proc/self/exe", &actions, &attributes, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error != 0) {
-    errno = error;
-    return fail_errno("cannot start a copy of the machine");
+// "user,hostfwd=tcp::80{n}-:80" as it is for copy `number`.
+std::string filled(std::string words, std::uint64_t number) {
+  constexpr std::string_view kPlace = "{n}";
+  const auto digits = std::to_string(number);
+  for (std::size_t at = 0; (at = words.find(kPlace, at)) != std::string::npos;) {
+    words.replace(at, kPlace.size(), digits);
+    at += digits.size();
   }
-  return copy;
+  return words;
 }
 
-Result<void> wait_ready(const Copy& copy) {
-  char byte = 0;
-  ssize_t n = 0;
-  do {
-    n = ::read(copy.ready.get(), &byte, 1);
-  } while (n < 0 && errno == EINTR);
-  if (n == 1) return {};
-  const auto log = read_text_file(copy.stem + ".log");
-  std::string why = log && !log->empty() ? *log : "it ended";
-  why.resize(why.find_last_not_of('\n') + 1);
-  return fail("a copy does not start: {}", why);
+Result<void> check_options(const CopyOptions& options, std::uint64_t count) {
+  for (std::uint64_t i = 1; i <= count; ++i) {
+    config::GivenMachine given;
+    for (const auto& [key, words] : options) TRY(take_option(given, key, filled(words, i)));
+  }
+  return {};
+}
+
+// What the machine was connected to by its owner, who is the one that forks it: a configuration
+// that its copies read as any other.
+Result<UniqueFd> own_config(const std::string& directory, const CopyOptions& options) {
+  const auto own = TRY(config::own_connections(*TRY(snapshot::open_source(directory))));
+  auto object = spec::describe(own);
+  for (const auto& [key, words] : options) {
+    std::erase_if(object, [&key](const spec::Member& member) { return member.key == key; });
+  }
+  const auto text = TRY(spec::to_json(spec::Value(std::move(object))));
+  UniqueFd file(::memfd_create("config", MFD_CLOEXEC));
+  if (!file) return fail_errno("cannot keep the configuration of the copies");
+  TRY(write_all(file.get(), std::as_bytes(std::span(text))));
+  return file;
+}
+
+// All run, or none is left.
+Result<std::vector<ForkCopy>> start_copies(const std::string& directory, const ForkFolder& folder,
+                                           std::uint64_t count, const CopyOptions& options) {
+  const auto config = TRY(own_config(directory, options));
+  const std::vector<std::string> common = {"--restore", directory, "--config",
+                                           fmt::format("/proc/self/fd/{}", kConfigFd)};
+  std::vector<ForkCopy> copies;
+  for (std::uint64_t i = 1; i <= count; ++i) {
+    auto words = common;
+    for (const auto& [key, value] : options) {
+      words.insert(words.end(), {"--" + key, filled(value, i)});
+    }
+    copies.push_back(TRY(ForkCopy::start(fmt::format("{}/{}", folder.path(), i), words,
+                                         {folder.lock(), config.get()})));
+  }
+  for (auto& copy : copies) TRY(copy.wait_ready());
+  return copies;
 }
 
 }  // namespace
 
 Result<std::string> fork_machine(const std::string& socket, const std::string& directory,
-                                 std::uint64_t count) {
-  const std::string folder = directory + ".forks";
-  std::error_code error;
-  if (!std::filesystem::create_directory(folder, error)) {
-    return fail("cannot make '{}': {}", folder, error ? error.message() : "it exists");
+                                 std::uint64_t count, const CopyOptions& options) {
+  TRY(check_options(options, count));
+  auto folder = TRY(ForkFolder::create(directory + ".forks"));
+  TRY(protocol::call(socket, {"snapshot", directory, {{"live", "true"}}}));
+  raise_descriptor_limit();  // two a copy
+  auto copies = TRY(start_copies(directory, folder, count, options));
+  folder.finish();
+  NamedValuesList list;
+  for (auto& copy : copies) {
+    list.push_back({{"control", copy.control()},
+                    {"console", copy.console()},
+                    {"pid", static_cast<std::uint64_t>(copy.leave())}});
   }
-  auto forks = [&]() -> Result<std::vector<Copy>> {
-    TRY(protocol::call(socket, {"snapshot", directory, {{"live", "true"}}}));
-    std::vector<Copy> copies;
-    Result<void> result;
-    for (std::uint64_t i = 1; i <= count && result; ++i) {
-      auto copy = start(directory, fmt::format("{}/{}", folder, i));
-      if (copy) {
-        copies.push_back(std::move(*copy));
-      } else {
-        result = std::unexpected(copy.error());
-      }
-    }
-    for (const auto& copy : copies) {
-      if (result) result = wait_ready(copy);
-    }
-    if (result) return copies;
-    for (const auto& copy : copies) {
-      ::kill(copy.process, SIGKILL);
-      ::waitpid(copy.process, nullptr, 0);
-    }
-    return std::unexpected(result.error());
-  }();
-  if (!forks) {
-    std::filesystem::remove_all(folder, error);
-    return std::unexpected(forks.error());
-  }
-  nlohmann::json list = nlohmann::json::array();
-  for (const auto& copy : *forks) {
-    list.push_back({{"pid", copy.process},
-                    {"control", copy.stem + ".control"},
-                    {"console", copy.stem + ".console"}});
-  }
-  return list.dump(2);
+  return to_json_text(list, 2);
 }
 
 }  // namespace vmm::cli

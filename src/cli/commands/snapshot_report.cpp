@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <array>
 
-#include "src/base/unique_fd.h"
+#include "src/base/json.h"
+#include "src/base/text.h"
+#include "src/hypervisor/snapshot/files.h"
 #include "src/hypervisor/snapshot/import.h"
 #include "src/hypervisor/state/sections.h"
 
@@ -36,26 +38,13 @@ std::string parent_name(const snapshot::Manifest& manifest) {
 
 std::string disk_in_words(const snapshot::DiskEntry& disk) {
   return fmt::format(
-      "  {:<8}{}, {}\n", disk.device, in_words(disk.size),
+      "  {:<8}{}, {}\n", disk.device, size_in_words(disk.size),
       disk.file.empty()
           ? fmt::format("read-only, refers to {}", disk.path)
           : fmt::format("{}{}, was {}", disk.file, disk.layer ? " (what changed)" : "", disk.path));
 }
 
 }  // namespace
-
-std::string in_words(std::uint64_t bytes) {
-  constexpr std::array<std::string_view, 5> kUnits = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-  std::size_t unit = 0;
-  auto value = static_cast<double>(bytes);
-  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
-  // One decimal where it says something: 1.5 GiB, 512 MiB.
-  const auto tenths = static_cast<std::uint64_t>(value * 10 + 0.5);
-  if (tenths % 10 == 0 || tenths >= 1000) {
-    return fmt::format("{} {}", static_cast<std::uint64_t>(value + 0.5), kUnits[unit]);
-  }
-  return fmt::format("{}.{} {}", tenths / 10, tenths % 10, kUnits[unit]);
-}
 
 std::string table_of(std::span<const snapshot::CatalogEntry> entries) {
   std::size_t width = 4;
@@ -64,6 +53,11 @@ std::string table_of(std::span<const snapshot::CatalogEntry> entries) {
                           "DIGEST", "MEMORY", "STORED", "DISKS", "ARCH", "VMM", "PARENT");
   for (const auto& entry : entries) {
     const auto& manifest = entry.manifest;
+    if (entry.unfinished) {
+      text += fmt::format("{:<{}}  unfinished, {}: {}\n", entry.name, width,
+                          size_in_words(entry.stored), entry.damage);
+      continue;
+    }
     if (entry.digest.empty()) {
       text += fmt::format("{:<{}}  damaged: {}\n", entry.name, width, entry.damage);
       continue;
@@ -72,8 +66,8 @@ std::string table_of(std::span<const snapshot::CatalogEntry> entries) {
     if (!entry.damage.empty()) parent += " (" + entry.damage + ")";
     if (entry.depth > 2) parent += fmt::format(" ({} deep)", entry.depth);
     text += fmt::format("{:<{}}  {:<12}  {:>9}  {:>9}  {:>5}  {:<8}  {:<8}  {}\n", entry.name,
-                        width, entry.digest.substr(0, 12), in_words(manifest.memory_size()),
-                        in_words(entry.stored), manifest.disks.size(), manifest.architecture,
+                        width, entry.digest.substr(0, 12), size_in_words(manifest.memory_size()),
+                        size_in_words(entry.stored), manifest.disks.size(), manifest.architecture,
                         manifest.program, parent);
   }
   return text;
@@ -85,6 +79,10 @@ std::string json_of(std::span<const snapshot::CatalogEntry> entries) {
     json one;
     one["name"] = entry.name;
     if (!entry.damage.empty()) one["damage"] = entry.damage;
+    if (entry.unfinished) {
+      one["unfinished"] = true;
+      one["stored_bytes"] = entry.stored;
+    }
     if (!entry.digest.empty()) {
       one["digest"] = entry.digest;
       one["program"] = entry.manifest.program;
@@ -115,8 +113,7 @@ Result<SnapshotReport> report_directory(const std::string& directory) {
   if (::stat((directory + "/" + std::string(snapshot::kMemoryFile)).c_str(), &status) == 0) {
     report.memory_data = static_cast<std::uint64_t>(status.st_blocks) * 512;
   }
-  const auto path = directory + "/" + std::string(snapshot::kStateFile);
-  const auto state = TRY(read_text_file(path, std::size_t{1} << 30));
+  const auto state = TRY(snapshot::read_part(directory, snapshot::kStateFile, state::kMaxBytes));
   auto sections = sections_in(std::as_bytes(std::span(state.data(), state.size())));
   if (!sections) return fail("snapshot '{}': {}", directory, sections.error().message());
   report.sections = std::move(*sections);
@@ -161,10 +158,10 @@ std::string words_of(const SnapshotReport& report) {
     if (report.depth > 0) text += fmt::format("depth     {} snapshots\n", report.depth);
   }
   if (!report.damage.empty()) text += fmt::format("damage    {}\n", report.damage);
-  text += fmt::format("stored    {}\n", in_words(report.stored));
-  text += fmt::format("memory    {} in {} range{}, {} of data\n", in_words(manifest.memory_size()),
-                      manifest.memory.size(), manifest.memory.size() == 1 ? "" : "s",
-                      in_words(report.memory_data));
+  text += fmt::format("stored    {}\n", size_in_words(report.stored));
+  text += fmt::format("memory    {} in {} range{}, {} of data\n",
+                      size_in_words(manifest.memory_size()), manifest.memory.size(),
+                      manifest.memory.size() == 1 ? "" : "s", size_in_words(report.memory_data));
   text += fmt::format("disks     {}\n", manifest.disks.size());
   for (const auto& disk : manifest.disks) text += disk_in_words(disk);
   if (report.sections.empty() && report.archive) {
@@ -198,7 +195,7 @@ std::string json_of(const SnapshotReport& report) {
                                 {"version", section.version},
                                 {"bytes", section.size}});
   }
-  root["manifest"] = json::parse(snapshot::to_text(report.manifest), nullptr, false);
+  root["manifest"] = parse_ordered_json(snapshot::to_text(report.manifest)).value_or(json());
   return dump(root);
 }
 

@@ -44,7 +44,4 @@ Result<SnapshotReport> report_archive(const std::string& file, std::span<const s
 std::string words_of(const SnapshotReport& report);
 std::string json_of(const SnapshotReport& report);
 
-// "512 MiB", "1.5 GiB".
-std::string in_words(std::uint64_t bytes);
-
 }  // namespace vmm::cli

@@ -1,24 +1,27 @@
-// Commands of two words, such as `vmm disk create`: a table says what each takes and does, and its
-// help is made of it.
+// Groups of commands of two words, such as `vmm disk create`: a table says what each takes and
+// does; it is parsed by, and its page (help, manual, completion) is made of it.
 //
 //   constexpr std::array kCommands = {
 //       Subcommand<Words>{"rm", "DIR", "remove it", 1, 1, nullptr, &rm},
 //   };
-//   return run_subcommand<Words>("snapshot", kCommands, snapshot_help, arguments);
+//   constexpr Group<Words> kGroup = {"snapshot", "", "handle saved machines", kCommands};
+//   Page page = page_of(kGroup);                  // describe it further: description, exit codes
+//   return run_subcommand(kGroup, arguments);
 #pragma once
 
 #include <boost/program_options/options_description.hpp>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <span>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "src/base/text.h"
 #include "src/cli/commands/words.h"
+#include "src/cli/help/page.h"
 
 namespace vmm::cli {
 
@@ -31,55 +34,78 @@ struct Subcommand {
   std::size_t least, most;                                                     // names
   void (*describe)(boost::program_options::options_description& all, Words&);  // null: no options
   Result<int> (*run)(const Words&);  // returns the exit code
+  int failure = 1;                   // the exit code of an error
 };
 
-// A line a command, and the options of each below.
 template <typename Words>
-std::string list_of(std::string_view group, std::span<const Subcommand<Words>> commands) {
-  std::ostringstream text;
-  for (const auto& command : commands) {
-    text << fmt::format("  {:<33} {}\n",
-                        fmt::format("vmm {} {} {}", group, command.name, command.form),
-                        command.summary);
+struct Group {
+  std::string_view name;
+  std::string_view operand;  // stands before the name of a subcommand and is its first name; or ""
+  std::string_view summary;
+  std::span<const Subcommand<Words>> commands;
+
+  std::string full_name() const {
+    return operand.empty() ? std::string(name) : fmt::format("{} {}", name, operand);
   }
-  for (const auto& command : commands) {
-    if (command.describe == nullptr) continue;
-    Words unused;
-    boost::program_options::options_description options(
-        fmt::format("\nOptions of {}", command.name));
-    command.describe(options, unused);
-    text << options;
+};
+
+template <typename Words>
+Page page_of(const Group<Words>& group) {
+  Page page;
+  page.name = group.name;
+  page.operand = group.operand;
+  page.summary = group.summary;
+  for (const auto& command : group.commands) {
+    Page sub;
+    sub.name = command.name;
+    sub.summary = command.summary;
+    std::string form(command.form);
+    if (command.describe != nullptr) {
+      Words unused;
+      boost::program_options::options_description options;
+      command.describe(options, unused);
+      sub.groups.push_back(group_of("Options", options));
+      form += " [OPTION]...";
+    }
+    if (!form.empty()) sub.forms.push_back(form.substr(form.starts_with(' ') ? 1 : 0));
+    page.commands.push_back(std::move(sub));
   }
-  return text.str();
+  return page;
 }
 
 template <typename Words>
-int run_subcommand(std::string_view group, std::span<const Subcommand<Words>> commands,
-                   std::string (*help)(), Arguments arguments) {
-  if (asks_for_help(arguments)) {
-    fmt::print("{}", help());
-    return 0;
-  }
-  std::vector<std::string_view> known;
-  for (const auto& command : commands) known.push_back(command.name);
-  if (arguments.empty()) {
-    return refuse(fmt::format("{} takes a command: {}", group, fmt::join(known, ", ")));
-  }
-  const auto command = std::ranges::find(commands, arguments[0], &Subcommand<Words>::name);
-  if (command == commands.end()) {
-    return refuse(fmt::format("{} has no command '{}'{}; `vmm help {}` lists them", group,
-                              arguments[0], did_you_mean(arguments[0], known), group));
-  }
+int run_subcommand(const Group<Words>& group, Arguments arguments) {
   Words words;
+  std::vector<std::string> operand;
+  if (!group.operand.empty() && !arguments.empty()) {
+    operand.push_back(arguments.front());
+    arguments = arguments.subspan(1);
+  }
+  const auto group_name = group.full_name();
+  std::vector<std::string_view> known;
+  for (const auto& command : group.commands) known.push_back(command.name);
+  if (arguments.empty()) {
+    return refuse(fmt::format("{} takes a command: {}", group_name, fmt::join(known, ", ")));
+  }
+  const auto command = std::ranges::find(group.commands, arguments[0], &Subcommand<Words>::name);
+  if (command == group.commands.end()) {
+    return refuse(fmt::format("{} has no command '{}'{}; `vmm help {}` lists them", group_name,
+                              arguments[0], did_you_mean(arguments[0], known), group.name));
+  }
   boost::program_options::options_description options;
   if (command->describe != nullptr) command->describe(options, words);
-  const auto full_name = fmt::format("{} {}", group, command->name);
+  const auto full_name = fmt::format("{} {}", group_name, command->name);
   auto names = parse_words({full_name, command->form, command->least, command->most}, options,
                            arguments.subspan(1));
-  if (!names) return refuse(names.error().message());
-  words.names = std::move(*names);
+  const auto failed = [&command](const std::string& text) {
+    (void)refuse(text);
+    return command->failure;
+  };
+  if (!names) return failed(names.error().message());
+  words.names = std::move(operand);
+  words.names.insert(words.names.end(), names->begin(), names->end());
   const auto code = command->run(words);
-  return code ? *code : refuse(code.error().message());
+  return code ? *code : failed(code.error().message());
 }
 
 }  // namespace vmm::cli

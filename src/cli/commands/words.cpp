@@ -34,13 +34,26 @@ std::string text_of(const po::error& error) {
 
 }  // namespace
 
-bool asks_for_help(Arguments arguments) {
-  return std::ranges::find(arguments, "--help") != arguments.end();
+Result<void> refuse_empty_values(Arguments arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string_view word = arguments[i];
+    if (!word.starts_with('-')) continue;
+    const auto equals = word.find('=');
+    const bool empty = equals == std::string_view::npos
+                           ? i + 1 < arguments.size() && arguments[i + 1].empty()
+                           : equals + 1 == word.size();
+    if (!empty) continue;
+    return fail("{}: an empty value was given; is a variable not set?", word.substr(0, equals));
+  }
+  return {};
 }
 
 Result<std::vector<std::string>> parse_words(const WordsForm& form,
                                              const po::options_description& options,
                                              Arguments arguments) {
+  if (const auto checked = refuse_empty_values(arguments); !checked) {
+    return fail("{}: {}", form.command, checked.error().message());
+  }
   std::vector<std::string> names;
   po::options_description all;
   all.add(options).add_options()(kNames, po::value(&names));
@@ -64,13 +77,22 @@ Result<std::vector<std::string>> parse_words(const WordsForm& form,
   } catch (const po::error& error) {
     return fail("{}: {}", form.command, text_of(error));
   }
+  const auto group = form.command.substr(0, form.command.find(' '));
+  const auto usage = fmt::format("expected vmm {}{}{}; see `vmm {} --help`", form.command,
+                                 form.usage.empty() ? "" : " ", form.usage, group);
   if (names.size() > form.most) {
-    return fail("{}: '{}' is one name too many: vmm {} {}", form.command, names[form.most],
-                form.command, form.usage);
+    return fail("{}: unexpected name '{}': {}", form.command, names[form.most], usage);
   }
-  if (names.size() < form.least || std::ranges::find(names, "") != names.end()) {
-    return fail("{} takes {}: vmm {} {}", form.command, form.least == 2 ? "two names" : "a name",
-                form.command, form.usage);
+  if (std::ranges::find(names, "") != names.end()) {
+    return fail("{}: an empty name was given: {}", form.command, usage);
+  }
+  if (std::ranges::find(names, "-") != names.end()) {
+    return fail(
+        "{}: standard input and output ('-') are not supported; a file of that name is './-'",
+        form.command);
+  }
+  if (names.size() < form.least) {
+    return fail("{}: {} is missing: {}", form.command, split(form.usage, ' ')[names.size()], usage);
   }
   return names;
 }

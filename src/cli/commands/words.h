@@ -20,8 +20,9 @@ struct WordsForm {
   std::size_t least, most;   // names
 };
 
-// Whether there is a --help among them, wherever it stands.
-bool asks_for_help(Arguments arguments);
+// Error: an option has an empty value ("--mem=", "--mem ''"), as a variable that is not set gives
+// it.
+Result<void> refuse_empty_values(Arguments arguments);
 
 // The names; the options' values go where `options` says. Error: an option that is none of them
 // (with the nearest one), without its value or twice; an empty name, too few of them, too many.

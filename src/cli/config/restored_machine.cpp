@@ -1,110 +1,335 @@
 #include "src/cli/config/restored_machine.h"
 
-#include <array>
-#include <tuple>
+#include <fmt/format.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
+
+#include "devices/backend/disk/qcow2/chain.h"
 #include "src/hypervisor/snapshot/disk_file.h"
+#include "src/hypervisor/snapshot/origin.h"
 
 namespace vmm::config {
 namespace {
 
-struct Fixed {
-  const char* option;
-  std::optional<std::string> MachineOptions::* member;
+using virtio::NetConfig;
+using virtio::NetKind;
+
+// What the snapshot says, and nobody else.
+constexpr std::array<std::string_view, 3> kFixed = {"append", "mem", "cpus"};
+
+// A text of the manifest in a message: nothing in it moves a terminal's cursor.
+std::string shown(std::string_view text) {
+  std::string result(text);
+  std::ranges::replace_if(
+      result, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
+  return result;
+}
+
+// ---- what the person says of disks
+
+struct GivenDisks {
+  std::vector<std::string> layers;      // where the machine's own copies are made
+  std::vector<disk::DiskConfig> named;  // their ids say which disks they are
 };
-constexpr std::array<Fixed, 5> kFixed = {{{"--kernel", &MachineOptions::kernel},
-                                          {"--initrd", &MachineOptions::initrd},
-                                          {"--append", &MachineOptions::append},
-                                          {"--mem", &MachineOptions::memory},
-                                          {"--cpus", &MachineOptions::cpus}}};
 
-Result<std::string> layer_path(const std::string& text) {
-  if (text.empty() || text.find(',') != std::string::npos) {
+// "blk1=PATH" on the command line is a path with an equals sign; here it names a disk.
+void take_id(disk::DiskConfig& disk) {
+  constexpr std::string_view kPrefix = "blk";
+  const auto equals = disk.path.find('=');
+  if (!disk.id.empty() || !disk.path.starts_with(kPrefix) || equals == std::string::npos) return;
+  const auto number = std::string_view(disk.path).substr(0, equals).substr(kPrefix.size());
+  if (number.empty() || number.find_first_not_of("0123456789") != std::string::npos) return;
+  disk.id = disk.path.substr(0, equals);
+  disk.path.erase(0, equals + 1);
+}
+
+Result<GivenDisks> sort_given(const std::vector<disk::DiskConfig>& disks) {
+  GivenDisks given;
+  for (auto disk : disks) {
+    take_id(disk);
+    if (disk.id.empty()) {
+      if (disk != disk::DiskConfig{.path = disk.path}) {
+        return fail(
+            "--disk {}: with --restore it is a path alone, where the machine's own copy of the "
+            "disk is to be made, or blkN=PATH",
+            disk.path);
+      }
+      given.layers.push_back(disk.path);
+      continue;
+    }
+    const disk::DiskConfig plain{
+        .id = disk.id, .path = disk.path, .format = disk.format, .read_only = disk.read_only};
+    if (disk != plain) {
+      return fail("--disk {}={}: only format=raw or format=qcow2 can be said with it", disk.id,
+                  disk.path);
+    }
+    if (disk.path.empty()) return fail("--disk {}=: a path is missing", disk.id);
+    if (std::ranges::find(given.named, disk.id, &disk::DiskConfig::id) != given.named.end()) {
+      return fail("--disk names {} twice", disk.id);
+    }
+    given.named.push_back(std::move(disk));
+  }
+  return given;
+}
+
+// ---- networks
+
+// For messages: "tap=t0".
+std::string connection_of(const NetConfig& net) {
+  if (net.kind == NetKind::socket) return "socket=" + shown(net.socket);
+  return net.fds.empty() ? "tap=" + shown(net.tap) : fmt::format("fd={}", fmt::join(net.fds, ":"));
+}
+
+Result<SavedMachine> machine_in(const snapshot::Source& snapshot) {
+  const auto& manifest = snapshot.manifest();
+  auto saved =
+      TRY(from_manifest_texts({manifest.config, manifest.attachments},
+                              fmt::format("the configuration in snapshot '{}'", snapshot.path())));
+  // Snapshots older than --rng always had the device.
+  if (!saved.has_rng_key && snapshot.sections().has("rng")) saved.machine.rng = true;
+  return saved;
+}
+
+std::int64_t changed_ns(const struct stat& status) {
+  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
+// ---- the parts
+
+class Restoring {
+ public:
+  Restoring(const snapshot::Source& snapshot, const GivenMachine& given, As as)
+      : snapshot_(snapshot), given_(given), same_(as == As::same) {}
+
+  Result<RestoredMachine> run() {
+    TRY(check_fixed());
+    const auto& mine = given_.machine;
+    auto saved = TRY(machine_in(snapshot_));
+    attached_ = std::move(saved.attached);
+    config_ = same_ ? attached_ : saved.machine;
+    config_.rng = saved.machine.rng;
+    // A guest of a copy that resets boots what the person named, or nothing.
+    if (given_.has("kernel")) {
+      config_.kernel = mine.kernel;
+      config_.initrd = mine.initrd;
+    }
+    if (given_.has("name")) config_.name = mine.name;
+    if (given_.has("control")) config_.control = mine.control;
+    if (given_.has("serial")) config_.serial = mine.serial;
+    if (given_.has("reboot")) config_.reboot = mine.reboot;
+    TRY(connect_nets());
+    TRY(connect_vsock());
+    if (mine.balloon && !config_.balloon) return lacks("balloon");
+    if (mine.rng && !config_.rng) return lacks("rng");
+    TRY(connect_disks());
+    return RestoredMachine{std::move(config_), std::move(unconnected_)};
+  }
+
+ private:
+  Result<void> check_fixed() const {
+    for (const auto key : kFixed) {
+      if (!given_.has(key)) continue;
+      return fail("--{} does not go with --{}: the snapshot says it", key,
+                  same_ ? "resume" : "restore");
+    }
+    if (same_ && !snapshot::is_from_here(snapshot_.path(), snapshot_.digest())) {
+      return fail(
+          "snapshot '{}' was not saved by this user on this host: --restore makes a copy "
+          "of it",
+          snapshot_.path());
+    }
+    if (!given_.machine.initrd.empty() && given_.machine.kernel.empty()) {
+      return fail("--initrd goes with --kernel: what a restored guest boots when it resets");
+    }
+    return {};
+  }
+
+  Result<void> connect_nets() {
+    auto& nets = config_.nets;
+    if (const auto& given = given_.machine.nets; !given.empty()) {
+      if (given.size() != nets.size()) {
+        return fail("{} times --net, but the machine in snapshot '{}' has {} network cards",
+                    given.size(), snapshot_.path(), nets.size());
+      }
+      nets = given;
+      return {};
+    }
+    if (same_) return check_descriptors();
+    for (std::size_t i = 0; i < nets.size(); ++i) {
+      const auto& was = attached_.nets[i];
+      if (was.kind == NetKind::user) {
+        if (was.user.forwards.empty() && !was.user.host_loopback) continue;
+        note(fmt::format("published ports and host loopback of net{} (--net)", i));
+      } else if (was.kind != NetKind::unplugged) {
+        note(fmt::format("net{} to {} (--net)", i, connection_of(was)));
+      }
+    }
+    return {};
+  }
+
+  // Those of the process that started the machine are gone.
+  Result<void> check_descriptors() const {
+    for (std::size_t i = 0; i < config_.nets.size(); ++i) {
+      if (config_.nets[i].fds.empty()) continue;
+      return fail("net{} was connected to open descriptors: --net says to what, for each card", i);
+    }
+    return {};
+  }
+
+  Result<void> connect_vsock() {
+    auto& vsock = config_.vsock;
+    if (const auto& given = given_.machine.vsock) {
+      if (!vsock) return lacks("vsock");
+      vsock = given;
+    } else if (vsock && !same_ && !attached_.vsock->path.empty()) {
+      note(fmt::format("vsock to '{}' (--vsock)", shown(attached_.vsock->path)));
+    }
+    return {};
+  }
+
+  Result<void> connect_disks() {
+    given_disks_ = TRY(sort_given(given_.machine.disks));
+    const auto& entries = snapshot_.manifest().disks;
+    auto& disks = config_.disks;
+    if (entries.size() != disks.size()) {
+      return fail("snapshot '{}' has {} disks, its configuration names {}", snapshot_.path(),
+                  entries.size(), disks.size());
+    }
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+      disks[i].id.clear();
+      if (entries[i].file.empty()) {
+        TRY(connect_named(entries[i], disks[i]));
+      } else {
+        const bool own = same_ && given_disks_.layers.empty() && entries[i].modified_ns != 0 &&
+                         !attached_.disks[i].scratch;
+        TRY(own ? connect_own(entries[i], disks[i]) : connect_copy(entries[i], disks[i]));
+      }
+    }
+    if (!given_disks_.layers.empty() && given_disks_.layers.size() != layers_) {
+      return fail("{} times --disk, but snapshot '{}' has {} disk{} of its own",
+                  given_disks_.layers.size(), snapshot_.path(), layers_, layers_ == 1 ? "" : "s");
+    }
+    for (const auto& named : given_disks_.named) {
+      const auto* entry = snapshot_.manifest().disk(named.id);
+      if (entry != nullptr && entry->file.empty()) continue;
+      return fail("--disk {}={}: snapshot '{}' {}", named.id, named.path, snapshot_.path(),
+                  entry == nullptr ? "has no such disk" : "has a copy of that disk itself");
+    }
+    return {};
+  }
+
+  // The file that the machine wrote to, with the content that it had.
+  Result<void> connect_own(const snapshot::DiskEntry& entry, disk::DiskConfig& disk) const {
+    disk.path = entry.path;
+    struct stat status{};
+    if (::stat(disk.path.c_str(), &status) < 0) return fail_errno("disk '{}'", disk.path);
+    if (changed_ns(status) == entry.modified_ns) return {};
     return fail(
-        "--disk {}: with --restore it is a path alone, where the machine's own copy of the "
-        "disk is to be made",
-        text);
+        "disk '{}' has changed since snapshot '{}' was saved: --disk PATH goes on from the "
+        "snapshot's copy and keeps there, in a new image, what is written",
+        disk.path, snapshot_.path());
   }
-  return text;
-}
 
-}  // namespace
-
-Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
-                                        const MachineOptions& overrides) {
-  for (const auto& fixed : kFixed) {
-    if (overrides.*fixed.member) {
-      return fail("{} does not go with --restore: the snapshot says it", fixed.option);
-    }
-  }
-  auto options =
-      TRY(parse_config_text(snapshot.manifest().config,
-                            fmt::format("the configuration in snapshot '{}'", snapshot.path())));
-  options.name.reset();
-  options.control.reset();
-  options.serial.reset();
-  auto given = overrides;
-  given.disks.clear();
-  if (!given.nets.empty()) {
-    if (given.nets.size() != options.nets.size()) {
-      return fail("{} times --net, but the machine in snapshot '{}' has {} network cards",
-                  given.nets.size(), snapshot.path(), options.nets.size());
-    }
-    options.nets = std::exchange(given.nets, {});
-  }
-  // Before there was a key for it, every machine had one.
-  if (!options.rng && snapshot.sections().has("rng")) options.rng = true;
-  const std::array<std::tuple<const char*, bool, bool>, 3> devices = {
-      {{"vsock", given.vsock.has_value(), options.vsock.has_value()},
-       {"balloon", given.balloon.value_or(false), options.balloon.value_or(false)},
-       {"rng", given.rng.value_or(false), options.rng.value_or(false)}}};
-  for (const auto& [name, wanted, there] : devices) {
-    if (wanted && !there) {
-      return fail("--{}: the machine in snapshot '{}' has no {} device", name, snapshot.path(),
-                  name);
-    }
-  }
-  given.balloon = options.balloon;
-  given.rng = options.rng;
-  options.override_with(given);
-  return options;
-}
-
-Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
-                                      const MachineOptions& options,
-                                      std::span<const std::string> disk_copies) {
-  auto config = TRY(to_config(options));
-  const auto& disks = snapshot.manifest().disks;
-  if (disks.size() != config.disks.size()) {
-    return fail("snapshot '{}' has {} disks, its configuration names {}", snapshot.path(),
-                disks.size(), config.disks.size());
-  }
-  std::size_t copies = 0;
-  for (std::size_t i = 0; i < disks.size(); ++i) {
-    auto& disk = config.disks[i];
-    auto file = snapshot.disk_file(disks[i]);
+  // A copy is what the manifest says, whatever its first bytes are: the guest wrote them. It stays
+  // as it is.
+  Result<void> connect_copy(const snapshot::DiskEntry& entry, disk::DiskConfig& disk) {
+    auto file = snapshot_.disk_file(entry);
     disk.path = std::move(file.path);
     disk.label = std::move(file.label);
-    if (disks[i].file.empty()) continue;  // what the user had, as the user said
-    // A copy is what the manifest says, whatever its first bytes are: the guest wrote them. It
-    // stays as it is.
-    disk.format = snapshot::image_format(disks[i]);
-    if (disk.read_only && !file.is_private) continue;  // nothing is written to it
+    disk.format = snapshot::image_format(entry);
+    if (disk.read_only && !file.is_private) return {};  // nothing is written to it
     disk.scratch = !file.is_private;
-    if (!disk_copies.empty() && file.is_private) {
+    if (!given_disks_.layers.empty() && file.is_private) {
       return fail(
           "--disk {}: a machine that runs from an archive keeps nothing; "
           "`vmm snapshot import` makes a directory of '{}'",
-          disk_copies.front(), snapshot.path());
+          given_disks_.layers.front(), snapshot_.path());
     }
-    if (copies < disk_copies.size()) disk.layer = TRY(layer_path(disk_copies[copies]));
-    ++copies;
+    if (layers_ < given_disks_.layers.size()) disk.layer = given_disks_.layers[layers_];
+    ++layers_;
+    return {};
   }
-  if (!disk_copies.empty() && disk_copies.size() != copies) {
-    return fail("{} times --disk, but snapshot '{}' has {} disk{} of its own", disk_copies.size(),
-                snapshot.path(), copies, copies == 1 ? "" : "s");
+
+  Result<void> connect_named(const snapshot::DiskEntry& entry, disk::DiskConfig& disk) {
+    const auto named = std::ranges::find(given_disks_.named, entry.device, &disk::DiskConfig::id);
+    const bool has_format = disk.format != disk::ImageFormat::automatic;
+    if (same_ && named == given_disks_.named.end()) {
+      disk.path = entry.path;
+      return check_named(entry, disk);
+    }
+    if (named == given_disks_.named.end()) {
+      return fail(
+          "snapshot '{}' has no copy of its read-only disk '{}': say which file it is with --disk "
+          "{}=PATH{}",
+          snapshot_.path(), shown(entry.path), shown(entry.device),
+          has_format ? "" : ",format=raw or ,format=qcow2");
+    }
+    if (named->format != disk::ImageFormat::automatic) disk.format = named->format;
+    if (disk.format == disk::ImageFormat::automatic) {
+      return fail("--disk {}={}: what the file is must be said, too: ,format=raw or ,format=qcow2",
+                  named->id, named->path);
+    }
+    disk.path = named->path;
+    disk.read_only = true;
+    disk.scratch = false;
+    return check_named(entry, disk);
   }
-  return config;
+
+  // It must be the file that the guest knows; its size is compared with the device's state.
+  Result<void> check_named(const snapshot::DiskEntry& entry, const disk::DiskConfig& disk) const {
+    struct stat status{};
+    if (::stat(disk.path.c_str(), &status) < 0) return fail_errno("disk '{}'", disk.path);
+    if (changed_ns(status) != entry.modified_ns) {
+      return fail("disk '{}' was changed since snapshot '{}' was made of a machine with it",
+                  disk.path, snapshot_.path());
+    }
+    return {};
+  }
+
+  std::unexpected<Error> lacks(const char* device) const {
+    return fail("--{}: the machine in snapshot '{}' has no {} device", device, snapshot_.path(),
+                device);
+  }
+  void note(std::string text) { unconnected_.push_back(std::move(text)); }
+
+  const snapshot::Source& snapshot_;
+  const GivenMachine& given_;
+  const bool same_;
+  GivenDisks given_disks_;
+  std::size_t layers_ = 0;  // disks that are written to, so far
+  MachineConfig config_;
+  MachineConfig attached_;  // as the manifest notes it
+  std::vector<std::string> unconnected_;
+};
+
+}  // namespace
+
+Result<RestoredMachine> restored_machine(const snapshot::Source& snapshot,
+                                         const GivenMachine& given, As as) {
+  return Restoring(snapshot, given, as).run();
+}
+
+Result<MachineConfig> own_connections(const snapshot::Source& snapshot) {
+  const auto [machine, attached, unused] = TRY(machine_in(snapshot));
+  MachineConfig own;
+  own.kernel = attached.kernel;
+  own.initrd = attached.initrd;
+  const auto& entries = snapshot.manifest().disks;
+  for (std::size_t i = 0; i < entries.size() && i < machine.disks.size(); ++i) {
+    if (!entries[i].file.empty()) continue;
+    auto format = machine.disks[i].format;
+    if (format == disk::ImageFormat::automatic) {
+      format = TRY(disk::qcow2::probe_format(entries[i].path));
+    }
+    own.disks.push_back({.id = entries[i].device, .path = entries[i].path, .format = format});
+  }
+  own.nets = machine.nets;
+  for (std::size_t i = 0; i < own.nets.size(); ++i) {
+    own.nets[i].user.host_loopback = attached.nets[i].user.host_loopback;
+  }
+  return own;
 }
 
 }  // namespace vmm::config

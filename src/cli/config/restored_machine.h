@@ -1,24 +1,44 @@
-// What `vmm --restore PATH` makes a machine from: the configuration in the snapshot, and what the
-// command line says otherwise.
+// What `vmm --restore PATH` makes a machine from: the snapshot says what the guest sees, the person
+// what of the host it is connected to. Nothing of the host is opened because a manifest names it:
+// but for --resume, which makes the same machine of a snapshot of one's own.
+//
+//   auto restored = TRY(restored_machine(*source, given));
+//   if (!restored.unconnected.empty()) ... one line to the person ...
+//   Session::create(restored.config, ...);
 #pragma once
 
-#include <span>
 #include <string>
+#include <vector>
 
 #include "src/base/result.h"
-#include "src/cli/config/machine_options.h"
+#include "src/cli/config/given_machine.h"
 #include "src/hypervisor/snapshot/source.h"
 
 namespace vmm::config {
 
-// The options of the restored machine. Name, control socket, console and vsock path belong to the
-// original and are not taken over; what cannot change (memory, vCPUs, kernel) is refused.
-Result<MachineOptions> restored_options(const snapshot::Source& snapshot,
-                                        const MachineOptions& overrides);
-// to_config() of them, with the disks of the snapshot. `disk_copies`: none, or for each disk that
-// the snapshot has a copy of, where the machine's own is to be made and kept.
-Result<MachineConfig> restored_config(const snapshot::Source& snapshot,
-                                      const MachineOptions& options,
-                                      std::span<const std::string> disk_copies = {});
+struct RestoredMachine {
+  // Whatever of the host it names was named by the person, or is the snapshot's own file.
+  MachineConfig config;
+  // What the snapshot names and nobody else, with the option that connects it: "vsock to '/v'
+  // (--vsock)".
+  std::vector<std::string> unconnected;
+};
+
+// `given`: what the person said. Networks other than `user` have no link and the vsock device
+// nobody who answers, published ports are left out, unless --net and --vsock name them; without
+// --kernel the machine ends when its guest resets. `--disk PATH` says where what is written to a
+// disk of the snapshot is kept, one for each; `--disk blkN=PATH` names the file of a read-only disk
+// that the snapshot has no copy of. What cannot change (memory, vCPUs) is refused.
+//
+// As the same machine it is connected to what the manifest notes, unless the person says otherwise,
+// and writes to its own disks. That is refused of a snapshot that another user or host made, and
+// when a disk has changed since.
+enum class As : std::uint8_t { copy, same };
+Result<RestoredMachine> restored_machine(const snapshot::Source& snapshot,
+                                         const GivenMachine& given, As as = As::copy);
+
+// What restores a machine of one's own with its kernel, read-only disks and `user` networks, as
+// somebody would give it: to be used only where the names in the snapshot are the caller's.
+Result<MachineConfig> own_connections(const snapshot::Source& snapshot);
 
 }  // namespace vmm::config
