@@ -7,7 +7,7 @@
 
 #include "arch/cpuid.h"
 #include "arch/state.h"
-#include "src/cli/config/machine_options.h"
+#include "src/cli/config/given_machine.h"
 #include "src/hypervisor/machine/machine.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/memory_layer.h"
@@ -30,11 +30,11 @@ Result<void> keep_given_cpuid(state::Sections& sections) {
 
 Result<void> make(const std::string& directory, const std::string& kernel,
                   const std::string& initrd) {
-  config::MachineOptions options;
-  options.kernel = kernel;
-  options.initrd = initrd;
-  options.memory = "256M";
-  const auto machine = TRY(Machine::create(TRY(config::to_config(options)), {}));
+  MachineConfig config;
+  config.kernel = kernel;
+  config.initrd = initrd;
+  config.memory = 256u << 20;
+  const auto machine = TRY(Machine::create(config, {}));
   machine->suspend();
   auto sections = TRY(machine->save());
   TRY(keep_given_cpuid(sections));
@@ -43,13 +43,15 @@ Result<void> make(const std::string& directory, const std::string& kernel,
   snapshot::Manifest manifest;
   manifest.architecture = snapshot::host_architecture();
   manifest.program = VMM_VERSION;
-  manifest.config = config::to_json_text(options);
+  const auto texts = TRY(config::to_manifest_texts(config));
+  manifest.config = texts.config;
+  manifest.attachments = texts.attachments;
   const auto& memory = machine->memory();
   for (const auto& region : memory.regions()) manifest.memory.push_back(region.range);
   manifest.memory_digest =
       TRY(snapshot::write_memory(*writer, memory, TRY(snapshot::touched_pages(memory))));
   sections.put(snapshot::kMemorySection, snapshot::MemoryLayer{});
-  const auto states = sections.to_bytes();
+  const auto states = TRY(sections.to_bytes());
   manifest.state_digest = snapshot::digest_of(states);
   TRY(writer->write_file(snapshot::kStateFile, states));
   return writer->publish(manifest);

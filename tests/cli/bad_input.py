@@ -2,6 +2,8 @@
 nothing left behind."""
 import json
 import os
+import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -59,7 +61,7 @@ def kvm_without_permission(t):
 
 @test
 def kvm_that_runs_no_guests(t):
-    refused(t, [], "kvm_pvm", "tools/test-host", prefix=in_namespace(
+    refused(t, [], "cannot boot a stock kernel", "VT-x or AMD-V", prefix=in_namespace(
         t, "mount -t tmpfs tmpfs /sys/module; mkdir /sys/module/kvm_pvm"))
 
 
@@ -99,10 +101,18 @@ def first_part(path, size):
         return image.read(size)
 
 
+def end_of_segments(path):
+    """Of an ELF file: what lies behind is not needed to run it."""
+    header = first_part(path, 4096)
+    (offset,), (size, count) = struct.unpack_from("<Q", header, 32), struct.unpack_from("<HH", header, 54)
+    segments = [struct.unpack_from("<I4xQ16xQ", header, offset + i * size) for i in range(count)]
+    return max(begin + length for kind, begin, length in segments if kind == 1)
+
+
 @test
 def kernel_truncated(t):
-    for image in (t.images.kernel, t.images.bzimage):
-        for size in (40, 600, 5000, os.path.getsize(image) // 2, os.path.getsize(image) - 4096):
+    for image, end in ((t.images.kernel, end_of_segments(t.images.kernel)), (t.images.bzimage, os.path.getsize(t.images.bzimage) - 4095)):
+        for size in (40, 600, 5000, end // 2, end - 1):
             path = t.file("kernel", first_part(image, size))
             refused_kernel(t, path, path)
 
@@ -133,8 +143,8 @@ def kernel_of_another_architecture(t):
 
 @test
 def kernel_larger_than_memory(t):
-    refused(t, ["--kernel", t.images.kernel, "--mem", "64M", "--initrd", t.file("initrd", b"x", size=63 * MIB)],
-            t.path("initrd"), words=["--kernel", t.images.kernel, "--mem", "64M", "--initrd", t.path("initrd")])
+    refused(t, ["--kernel", t.images.kernel, "--mem", "128M", "--initrd", t.file("initrd", b"x", size=127 * MIB)],
+            t.path("initrd"), words=["--kernel", t.images.kernel, "--mem", "128M", "--initrd", t.path("initrd")])
 
 
 @test
@@ -211,7 +221,16 @@ def disk_in_use(t):
 @test
 def disk_twice_in_one_machine(t):
     path = t.file("disk", size=MIB)
-    refused(t, ["--disk", path, "--disk", path], path, "in use")
+    refused(t, ["--disk", path, "--disk", path], path, "is given twice")
+
+
+@test
+def disks_compared_tell_by_the_exit_code(t):
+    paths = {"one": t.file("one", b"x", size=MIB), "same": t.file("same", b"x", size=2 * MIB),
+             "other": t.file("other", b"y", size=MIB), "none": t.path("none")}
+    for name, code in (("same", 0), ("other", 1), ("none", 2)):
+        ended = subprocess.run([t.images.vmm, "disk", "compare", paths["one"], paths[name]], text=True, capture_output=True)
+        t.equal(ended.returncode, code, f"the exit code of a comparison with '{name}': {ended.stdout}{ended.stderr}")
 
 
 @test
@@ -222,7 +241,6 @@ def disk_keys(t):
                          ["queue-size=100", "'100'", "power of two"], ["bps=2Q", "'2Q'", "512M"], ["iops=0", "'0'"],
                          ["serial=123456789012345678901", "20 bytes"], ["queues", "takes a value"]):
         refused(t, ["--disk", f"{path},{keys}"], path, *parts)
-    refused(t, ["--disk", ""], "path")
 
 
 def new_image(t, name, *more):
@@ -251,7 +269,12 @@ def images_that_cannot_be_read(t):
         path = new_image(t, f"image{number}", "1M")
         patch(path, offset, data)
         refused(t, ["--disk", path], path, *parts)
-    refused(t, ["--disk", f"{t.file('raw', size=MIB)},format=qcow2"], t.path("raw"), "no qcow2 image")
+    refused(t, ["--disk", f"{t.file('raw', size=MIB)},format=qcow2"], t.path("raw"), "not a qcow2 image")
+    refused(t, ["--disk", f"{t.path('raw')},format=vmdk,ro"], t.path("raw"), "not a VMDK descriptor")
+    image = t.file("image.vmdk", b'# Disk DescriptorFile\nRW 2048 FLAT "raw" 0\n')
+    refused(t, ["--disk", f"{image},ro"], image, "list of other files", "vmdk")
+    refused(t, ["--disk", f"{image},format=vmdk"], image, "',ro'")
+    refused(t, ["--disk", f"{image},format=vmdk,scratch"], image, "',ro'")
 
 
 @test
@@ -260,14 +283,19 @@ def backing_files(t):
     path = new_image(t, "overlay", "--backing", "base")
     os.remove(base)
     refused(t, ["--disk", path], path, base, "does not exist", "backing file")
-    os.symlink(path, base)
-    patch(path, 112, struct.pack(">II", 0x12345678, 8))     # no format: found out
-    refused(t, ["--disk", path], path, "loop")
+    below = new_image(t, "below", "1M")
+    above = new_image(t, "above", "--backing", "below")
+    os.remove(below)
+    os.symlink(above, below)
+    refused(t, ["--disk", above], above, "loop")
+    patch(path, 112, struct.pack(">II", 0x12345678, 8))     # an unknown extension in the place of the format
+    refused(t, ["--disk", path], path, base, "does not say the format", "qemu-img rebase -u -F FORMAT")
 
 
 @test
 def disk_commands(t):
     raw, path = t.file("raw", size=MIB), new_image(t, "image", "1M")
+    vmdk = t.file("vmdk", b"KDMV", size=MIB)
     for words, *parts in (
             [[], "create, convert, info, check, commit"], [["creat"], "'creat'", "'create'"],
             [["create", t.path("x")], "size is missing"], [["create", t.path("x"), "2Q"], "'2Q'"], [["create", t.path("x"), "0"], "'0'"],
@@ -276,20 +304,77 @@ def disk_commands(t):
             [["create", t.path("x"), "1M", "--cluster-size", "1000"], "1000", "power of two"],
             [["create", t.path("x"), "1M", "--backing", "none"], t.path("none")], [["create", t.path("x"), "1M", "--baking", "b"], "'--baking'", "'--backing'"],
             [["create", t.path("x"), "1M", "--backing-format", "raw"], "--backing"], [["create"], "PATH [SIZE]"],
-            [["create", t.path("x"), "1M", "more"], "'more'", "PATH [SIZE]"], [["info", ""], "PATH"],
+            [["create", t.path("x"), "1M", "more"], "'more'", "PATH [SIZE]"], [["info", ""], "an empty name", "PATH", "vmm disk --help"],
             [["convert", raw], "SOURCE TARGET"], [["convert", raw, path], path, "exists already"], [["convert", t.path("none"), t.path("x")], t.path("none")],
             [["convert", raw, t.path("x"), "--compress", "lzma"], "'lzma'", "zstd"],
             [["convert", raw, t.path("x"), "--format", "raw", "--compress", "zlib"], "raw"],
             [["info", t.path("none")], t.path("none")], [["info"], "PATH"], [["check", raw], raw, "raw"], [["check", t.path("none")], t.path("none")],
-            [["commit", path], path, "no backing file"], [["commit", raw], raw, "no backing file"]):
+            [["commit", path], path, "no backing file"], [["commit", raw], raw, "no backing file"],
+            [["convert", vmdk, t.path("x")], vmdk, "VMDK", f"qemu-img convert -f vmdk -O qcow2 {vmdk}"],
+            [["convert", raw, t.path("x"), "--source-format", "vdi"], "--source-format", "'vdi'"],
+            [["resize", path], "PATH SIZE"], [["resize", path, "1000"], "1000", "512"], [["resize", path, "512K"], path, "--shrink"],
+            [["resize", path, "+2Q"], "'2Q'"], [["rebase", raw, path], raw, "no backing file"], [["rebase", path, t.path("none")], "none"],
+            [["rebase", path, raw, "--unsafe"], "--backing-format"], [["rebase", path, "--unsafe"], "BACKING"]):
         refused(t, words, *parts, words=["disk", *words])
+
+
+LONG = "n" * 300
+NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+
+
+def refused_paths(t, table, files, prefix=()):
+    """Rows of words and what the sentence says, in the test's folder; nothing is left and nothing is changed."""
+    for words, *parts in table:
+        refused(t, words, *parts, words=words, prefix=["env", "-C", t.folder, *prefix], files=files)
+
+
+@test
+def paths_of_disk_commands(t):
+    t.file("raw", size=MIB), new_image(t, "image", "1M"), os.mkdir(t.path("directory")), os.symlink("raw", t.path("link"))
+    os.symlink("image", t.path("same"))
+    missing, directory, there, long = "does not exist", "is a directory", "exists already", "File name too long"
+    rows = [[["disk", "create", *words], *parts] for words, *parts in (
+        [["directory", "1M"], "'directory'", there], [["link", "1M"], "'link'", there], [["none/x", "1M"], "cannot create 'none/x'", "No such file"],
+        [["raw/x", "1M"], "cannot create 'raw/x'", "Not a directory"], [["directory/", "1M"], "'directory/' does not name a file"],
+        [[LONG, "1M"], f"cannot create '{LONG}'", long], [["-", "1M"], "'-'", "./-"], [["x", "1M", "--backing", "directory"], "'directory'", directory],
+        [["x", "--backing", LONG], LONG, long], [["x", "--backing", "x"], "'x'", missing])]
+    rows += [[["disk", "convert", *words], *parts] for words, *parts in (
+        [["directory", "x"], "'directory'", directory], [["none", "x"], "'none'", missing], [["raw", "raw"], "'raw'", there],
+        [["raw", "./link"], "'./link'", there], [["raw", "none/x"], "cannot create 'none/x'"], [["-", "x"], "'-'"], [["raw", "-"], "'-'"],
+        [[LONG, "x"], LONG, long], [["raw", LONG], LONG, long])]
+    for command, *more in (["info"], ["check"], ["commit"], ["resize", "2M"], ["rebase", "raw"]):
+        rows += [[["disk", command, name, *more], *parts] for name, *parts in (
+            ["directory", "'directory'", directory], ["none", "'none'", missing], [LONG, LONG, long], ["-", "'-'"])]
+    rows += [[["disk", "rebase", "image", name], "'image' cannot be its own backing file"] for name in ("image", "same", "./image", t.path("image"))]
+    refused_paths(t, rows, [])
+    os.chmod(t.path("image"), 0o600)
+    os.chmod(t.folder, 0o755)
+    refused_paths(t, [[["disk", "create", "x", "1M"], "cannot create 'x'", "Permission denied"], [["disk", "convert", "raw", "x"], "'x'", "Permission denied"],
+                      [["disk", "info", "image"], "'image'", "ermission"], [["disk", "check", "image"], "'image'", "ermission"]], [], prefix=NOBODY)
+
+
+@test
+def paths_of_snapshot_commands(t):
+    shutil.copytree(golden("snapshot-v1"), t.path("saved"))
+    shutil.copy(golden(), t.path("archive"))
+    t.file("text", b"hello"), os.mkdir(t.path("empty"))
+    rows = [[["snapshot", *words], *parts] for words, *parts in (
+        [["ls", "text"], "'text'", "Not a directory"], [["ls", LONG], LONG, "too long"], [["prune", "none"], "'none'", "No such file"],
+        [["inspect", "empty"], "'empty' is not a snapshot"], [["inspect", "-"], "'-'"], [["verify", "text"], "'text'", "not an exported snapshot"],
+        [["rm", "text"], "'text'", "Not a directory"], [["rm", "empty"], "'empty' is not a snapshot"], [["merge", "saved", "saved"], "'saved' exists"],
+        [["merge", "text", "new"], "'text'", "not a directory"], [["merge", "saved", "none/x"], "none/x", "No such file"], [["merge", "saved", LONG], LONG, "too long"],
+        [["export", "saved", "empty"], "'empty' exists already"], [["export", "saved", "saved"], "'saved' exists already"],
+        [["export", "saved", "none/x"], "cannot create 'none/x'"], [["export", "saved", LONG], LONG, "too long"], [["export", "saved", "-"], "'-'"],
+        [["import", "archive", "archive"], "'archive' exists"], [["import", "archive", "none/x"], "none/x"], [["import", "saved", "new"], "'saved'", "not a regular file"],
+        [["import", "archive", LONG], LONG, "too long"], [["export", "saved", "new", "--since", "none"], "'none'", "No such file"])]
+    refused_paths(t, rows, [])
 
 
 # ---- memory and processors
 
 @test
 def memory(t):
-    for value, *parts in (["0", "'0'", "64M"], ["2Q", "'2Q'", "2G"], ["", "''"], ["63M", "'63M'", "64M"], ["-1", "'-1'"],
+    for value, *parts in (["0", "'0'", "64M"], ["2Q", "'2Q'", "2G"], ["63M", "'63M'", "64M"], ["-1", "'-1'"],
                           ["1.5G", "'1.5G'"], ["100000G", "'100000G'", f"{host.total_memory() >> 20}M"],
                           ["99999999999999999999G", "99999999999999999999G"], ["134217729", "134217729", "1M"]):
         refused(t, ["--mem", value], "--mem", *parts)
@@ -297,7 +382,7 @@ def memory(t):
 
 @test
 def processors(t):
-    for value in ("0", "many", "-1", "1000000", "", "1.5"):
+    for value in ("0", "many", "-1", "1000000", "1.5"):
         refused(t, ["--cpus", value], "--cpus", f"'{value}'", "whole number")
 
 
@@ -318,11 +403,37 @@ def more_processors_than_kvm_allows(t):
 def unknown_option(t):
     refused(t, ["--dsk", "x"], "'--dsk'", "'--disk'")
     refused(t, ["--xyzzy"], "'--xyzzy'")
+    refused(t, ["--memory", "1G"], "'--memory'", "'--mem'")
+    refused(t, ["--drive", "x"], "'--drive'", "'--disk'")
     refused(t, ["-m", "1G"], "'-m'")
     refused(t, ["stray"], "'stray'")
     refused(t, ["--", "--mem"], "'--mem'")
     refused(t, ["--mem"], "mem")
     refused(t, ["--mem", "1G", "--mem", "2G"], "mem")
+
+
+@test
+def empty_values(t):
+    """A variable that is not set: the option is named, or the key."""
+    options = re.findall(r"^  (--[a-z-]+) [A-Z]", subprocess.run([t.images.vmm, "--help"], text=True, capture_output=True).stdout, re.M)
+    t.true({"--kernel", "--mem", "--disk", "--log-file", "--restore"} <= set(options), f"options that take a value: {options}")
+    for option in options:
+        for words in ([option, ""], [f"{option}="]):
+            refused(t, words, f"vmm: {option}: an empty value was given", words=words)
+    for words in (["disk", "create", "x", "1M", "--format"], ["disk", "convert", "x", "y", "--progress"], ["snapshot", "import", "x", "y", "--base"],
+                  ["ctl", t.path("none"), "snapshot", "x", "--incremental"]):
+        for more in ([words[-1], ""], [f"{words[-1]}="]):
+            refused(t, words, f"{words[-1]}: an empty value was given", words=[*words[:-1], *more])
+    for option, value, key in (("--disk", "x,serial=", "serial"), ("--disk", "x,ro=", "ro"), ("--net", "user,mac=", "mac"), ("--net", "tap=", "tap"),
+                               ("--vsock", "x,cid=", "cid")):
+        refused(t, [option, value], f"'{value}': {key}: an empty value was given")
+
+
+@test
+def nobody_reads_the_sentence(t):
+    """The exit code is the same when standard error is full or closed."""
+    with open("/dev/full", "w") as full:
+        t.equal(subprocess.run([t.images.vmm, "ctk"], stderr=full).returncode, 1, "exit code")
 
 
 @test
@@ -337,7 +448,7 @@ def unknown_device_words(t):
                           ["user,hostfwd=tcp:80", "'tcp:80'", "tcp::8080-:80"], ["user,hostfwd=tcp::99999-:80", "'99999'"],
                           ["user,queues=2", "queues=2", "tap"], ["user,vhost=on", "vhost=on", "tap"], ["user,mac=x", "'x'"],
                           ["user,mac=01:00:00:00:00:01", "01:00:00:00:00:01"], ["tap", "tap=NAME"], ["user,network=10.0.2.0/99", "99"],
-                          ["user,mtu=1", "'1'"], ["tap=vmm0,hostfwd=tcp::1-:2", "user"]):
+                          ["user,mtu=1", "'1'"], ["user,tap=x", "'tap'", "the first word"], ["tap=vmm0,hostfwd=tcp::1-:2", "user"]):
         refused(t, ["--net", value], *parts)
     refused(t, ["--vsock", f"{t.path('v')},cod=3"], "'cod'", "'cid'")
     refused(t, ["--vsock", f"{t.path('v')},cid=2"], "'2'")
@@ -352,6 +463,7 @@ def places_that_cannot_be_written(t):
     refused(t, ["--serial", "file:/proc/nowhere/x"], "/proc/nowhere/x")
     refused(t, ["--serial", "socket:/proc/nowhere/x"], "/proc/nowhere/x")
     refused(t, ["--log-file", "/proc/nowhere/x"], "/proc/nowhere/x")
+    refused(t, ["--log-level", "info", "--log-file", t.path("no/such/x")], t.path("no/such/x"))
     refused(t, ["--control", "/proc/nowhere/x"], "/proc/nowhere/x")
     refused(t, ["--vsock", "/proc/nowhere/x"], "/proc/nowhere/x")
     refused(t, ["--control", "/" + "x" * 200], "x" * 200)
@@ -359,9 +471,11 @@ def places_that_cannot_be_written(t):
 
 @test
 def configuration_files(t):
-    for text, *parts in (["{", "JSON"], ["[]", "object"], ['{"kernl": "x"}', "'kernl'", "'kernel'"], ['{"mem": []}', "'mem'"],
+    for text, *parts in (["{", "JSON"], ["[]", "object"], ['{"kernl": "x"}', "'kernl'", "'kernel'"], ['{"mem": []}', "mem: "],
                          ['{"balloon": "yes"}', "true or false"], ['{"mem": "2Q"}', "'2Q'"], ['{"disk": [{"path": "/none"}]}', "/none"],
-                         ["\xff\x00", "JSON"]):
+                         ['{"disk": ["a", {"path": "b", "queues": 65}]}', "disk[1]: queues: ", "'65'", "1 to 64"], ['{"version": 2}', "version 2"],
+                         ['{"net": {"user": true, "tap": "t0"}}', "net: tap: ", "only one kind"], ['{"disk": {"ro": true}}', "disk 0: a path is missing"],
+                         ['{"cpus": 1.5}', "'cpus': 1.5"], ['{"serial": {"kind": "fil"}}', "'fil'", "'file'"], ["\xff\x00", "JSON"]):
         refused(t, ["--config", t.file("config.json", text.encode("latin-1"))], *parts)
     refused(t, ["--config", t.path("none.json")], t.path("none.json"))
     refused(t, ["--config", "/etc"], "/etc")
@@ -451,7 +565,7 @@ def stale_sockets_are_replaced_and_files_are_not(t):
     machine.power_off()
     file = t.file("precious", b"not to be lost")
     for options in (["--control", file], ["--vsock", file], ["--serial", f"socket:{file}"]):
-        refused(t, options, file, "no socket")
+        refused(t, options, file, "not a socket")
     with open(file, "rb") as content:
         t.equal(content.read(), b"not to be lost")
 
@@ -459,14 +573,14 @@ def stale_sockets_are_replaced_and_files_are_not(t):
 @test
 def ctl_without_a_machine(t):
     for words, *parts in ([["ctl", t.path("none"), "status"], t.path("none")], [["ctl"], "vmm ctl SOCKET"],
-                          [["ctl", t.path("none"), "balloon"], "takes a size"],
-                          [["ctl", t.path("none"), "status", "more"], "no argument"],
-                          [["ctl", t.path("none"), "snapshot"], "takes a name", "snapshot DIR [--incremental PARENT]"],
+                          [["ctl", t.path("none"), "balloon"], "SIZE is missing"],
+                          [["ctl", t.path("none"), "status", "more"], "unexpected name 'more'"],
+                          [["ctl", t.path("none"), "snapshot"], "DIR is missing", "snapshot DIR"],
                           [["ctl", t.path("none"), "snapshot", "a", "b"], "'b'", "snapshot DIR"],
                           [["ctl", t.path("none"), "snapshot", "a", "--lve"], "'--lve'", "'--live'"],
                           [["ctl", t.path("none"), "snapshot", "a", "--incremental"], "--incremental"],
                           [["ctl", t.path("none"), "snapshot", "a", "--incremental="], "--incremental"],
-                          [["ctl", t.path("none"), "fork"], "takes a name", "fork DIR [-n N]"],
+                          [["ctl", t.path("none"), "fork"], "DIR is missing", "fork DIR"],
                           [["ctl", t.path("none"), "fork", "a", "b"], "'b'", "fork DIR"],
                           [["ctl", t.path("none"), "fork", "a", "-m"], "'-m'", "'-n'"],
                           [["ctl", t.path("none"), "fork", "a", "-n"], "'-n'"],
@@ -478,9 +592,9 @@ def ctl_without_a_machine(t):
 
 @test
 def snapshot_words(t):
-    for words, *parts in ([[], "ls, inspect, verify, rm, merge, export, import"], [["lsit"], "'lsit'", "help snapshot"], [["verfy", "x"], "'verfy'", "'verify'"],
-                          [["ls", "a", "b"], "'b'", "ls [DIR]"], [["inspect"], "takes a name", "inspect DIR|ARCHIVE"],
-                          [["merge", "a"], "two names", "merge DIR NEW"], [["import", "a", ""], "two names"],
+    for words, *parts in ([[], "ls, inspect, verify, rm, prune, merge, export, import"], [["lsit"], "'lsit'", "help snapshot"], [["verfy", "x"], "'verfy'", "'verify'"],
+                          [["ls", "a", "b"], "'b'", "ls [DIR]"], [["inspect"], "DIR|ARCHIVE is missing", "inspect DIR|ARCHIVE"],
+                          [["merge", "a"], "NEW is missing", "merge DIR NEW"], [["import", "a", ""], "an empty name"],
                           [["ls", "--jsn"], "'--jsn'", "'--json'"], [["rm", "x", "--json"], "'--json'"],
                           [["export", "a", "b", "--since"], "since"], [["export", "a", "b", "--base", "c"], "--since"]):
         refused(t, words, *parts, words=["snapshot", *words])
@@ -492,9 +606,9 @@ def snapshot_that_is_none(t):
     os.makedirs(t.path("empty"), exist_ok=True)
     for words, *parts in ([["ls", none], none, "No such file"], [["inspect", none], none], [["verify", none], none], [["rm", none], none],
                           [["merge", none, t.path("new")], none], [["export", none, t.path("new")], none],
-                          [["import", none, t.path("new")], none], [["import", text, t.path("new")], text, "no exported snapshot"],
-                          [["inspect", text], text, "no exported snapshot"], [["verify", t.path("empty")], "empty", "manifest"],
-                          [["rm", t.path("empty")], "empty", "no snapshot"], [["export", t.path("empty"), t.path("new")], "empty"]):
+                          [["import", none, t.path("new")], none], [["import", text, t.path("new")], text, "not an exported snapshot"],
+                          [["inspect", text], text, "not an exported snapshot"], [["verify", t.path("empty")], "empty", "manifest"],
+                          [["rm", t.path("empty")], "empty", "not a snapshot"], [["export", t.path("empty"), t.path("new")], "empty"]):
         refused(t, words, *parts, words=["snapshot", *words], files=["text", "empty"])
 
 
@@ -540,6 +654,56 @@ def archive_goes_round(t):
     t.equal(json.loads(vmm("inspect", t.path("one"), "--json"))["manifest"]["digest"], json.loads(vmm("ls", t.folder, "--json"))[0]["digest"])
     vmm("rm", t.path("one"))
     t.true(not os.path.exists(t.path("one")), "it is gone")
+
+
+@test
+def snapshot_with_a_fifo_is_refused(t):
+    """Nobody writes to it: what waited for it would wait for ever."""
+    for name in ("manifest.json", "state", "memory", "blk0.img"):
+        saved = t.path(f"with-{name}")
+        shutil.copytree(golden("snapshot-v1"), saved)
+        os.remove(f"{saved}/{name}")
+        os.mkfifo(f"{saved}/{name}")
+        for words in (["snapshot", "ls", t.folder], ["snapshot", "verify", saved], ["--restore", saved]):
+            result = subprocess.run([t.images.vmm, *words], text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+            if words[1] == "ls":
+                t.equal(result.returncode, 0, result.stderr)
+                continue
+            t.equal(result.returncode, 1, result.stderr)
+            if words[1] == "verify":  # a restore refuses another architecture first
+                t.contains(result.stderr, f"{name}' is not a regular file")
+
+
+@test
+def prune_removes_what_killed_saves_left(t):
+    for name in ("killed.partial", "mine.partial"):
+        os.mkdir(t.path(name))
+    t.file("killed.partial/memory", b"left")
+    t.file("mine.partial/thesis", b"not to be lost")
+    def vmm(*words):
+        result = subprocess.run([t.images.vmm, "snapshot", *words, t.folder], text=True, capture_output=True, stdin=subprocess.DEVNULL)
+        t.equal(result.returncode, 0, result.stderr)
+        return result.stdout
+    t.contains(vmm("ls"), "killed.partial  unfinished")
+    t.equal([entry["unfinished"] for entry in json.loads(vmm("ls", "--json"))], [True])
+    t.equal(vmm("prune"), "killed.partial: removed\n")
+    t.true(not os.path.exists(t.path("killed.partial")), "it is gone")
+    t.true(os.path.exists(t.path("mine.partial/thesis")), "it is there")
+    t.equal(vmm("prune"), "")
+
+
+@test
+def full_disk_names_the_file(t):
+    for name in ("snapshot-v1", "snapshot-v2"):
+        shutil.copytree(golden(name), t.path(name))
+    small = t.path("small")
+    os.mkdir(small)
+    on_small = in_namespace(t, f"mount -t tmpfs -o size=8k tmpfs {small}")
+    mine = ["snapshot-v1", "snapshot-v2", "small"]
+    refused(t, ["merge"], f"cannot write '{small}/new.partial/memory'", "No space left", prefix=on_small, files=mine,
+            words=["snapshot", "merge", t.path("snapshot-v2"), f"{small}/new"])
+    refused(t, ["import"], "snapshot-v1.vmm': it unpacks to", "MiB free", prefix=on_small, files=mine,
+            words=["snapshot", "import", golden(), f"{small}/new"])
 
 
 # ---- a start that fails late undoes what was done before

@@ -7,6 +7,8 @@
 #include "devices/virtio/net/config.h"
 #include "devices/virtio/net/control_queue.h"
 #include "devices/virtio/net/queue_pair.h"
+#include "src/user_net/fragments.h"
+#include "src/user_net/gate.h"
 #include "src/user_net/offload.h"
 #include "src/user_net/virtio_net.h"
 #include "tests/fuzz/device_input.h"
@@ -108,6 +110,14 @@ void fuzz_queues(std::span<const std::uint8_t> input) {
   }
 }
 
+user_net::Config gate_config() {
+  user_net::Config config;
+  config.ipv6 = true;
+  config.denied = {user_net::IpNetwork{user_net::ipv4(128, 0, 0, 0), 97}};
+  config.forwards = {{.protocol = user_net::HostForward::Protocol::udp, .guest_port = 53}};
+  return config;
+}
+
 void fuzz_offloads(std::span<const std::uint8_t> input) {
   virtio_net::Header header;
   if (input.size() < sizeof header) return;
@@ -115,6 +125,17 @@ void fuzz_offloads(std::span<const std::uint8_t> input) {
   const auto rest = std::as_bytes(input.subspan(sizeof header));
   std::vector<std::byte> frame(rest.begin(), rest.end());
   (void)user_net::complete_checksum(header, frame);
+  static user_net::Fragments fragments;
+  if (user_net::Fragments::is_fragment(frame)) {
+    const auto whole = fragments.add(frame, 0);
+    frame.assign(whole.begin(), whole.end());
+  }
+  static user_net::Gate gate(gate_config());
+  gate.note_answerable(frame);
+  if (gate.judge(frame) == user_net::Gate::Verdict::refuse) {
+    user_net::Gate::refuse_connection(frame);
+    if (gate.judge(frame) != user_net::Gate::Verdict::refuse) __builtin_trap();
+  }
   const auto tcp = user_net::find_tcp(frame);
   if (!tcp) return;
   static user_net::SegmentSizes sizes;

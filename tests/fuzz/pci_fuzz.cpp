@@ -1,8 +1,10 @@
 // A guest's accesses to configuration space and to a virtio device's registers and MSI-X table:
-// each eight bytes of the input are one access.
+// each eight bytes of the input are one access, of any size and alignment that KVM can make.
+#include "devices/pci/config_ports.h"
 #include "devices/pci/host.h"
 #include "devices/virtio/pci/transport.h"
 #include "devices/virtio/rng/rng_device.h"
+#include "src/hypervisor/bus/bus.h"
 #include "tests/fuzz/device_input.h"
 
 namespace vmm::fuzz {
@@ -18,41 +20,60 @@ struct Nowhere : MsiSink, DoorbellRegistry {
 };
 
 struct Access {
-  std::uint8_t kind;  // bit 0: a write, 1: configuration space, 2-3: size
+  std::uint8_t kind;  // bit 0: a write, 1-2: Where, 3-5: size, less one
   std::uint8_t high;
   std::uint16_t offset;
   std::uint32_t value;
 };
 
-void perform(pci::PciHost& host, pci::Function& function, const Access& access) {
-  const unsigned size = 1u << (access.kind >> 2 & 3);
-  const bool config = (access.kind & 2) != 0;
-  // Aligned as all accesses that reach a handler are, within what the machine maps.
-  std::uint64_t offset = access.offset & ~(std::uint64_t{size} - 1);
-  if (config) {
-    auto& ecam = host.ecam();
-    if ((access.kind & 1) != 0) {
-      ecam.write(offset, size, access.value);
-    } else {
-      (void)ecam.read(offset, size);
-    }
-  } else if ((access.kind & 0x10) != 0) {  // wherever the guest put the BAR
-    offset |= std::uint64_t{access.high} << 16;
-    auto& window = host.window();
-    if ((access.kind & 1) != 0) {
-      window.write(offset, size, access.value);
-    } else {
-      (void)window.read(offset, size);
-    }
-  } else {
-    offset &= 0x3fff & ~(std::uint64_t{size} - 1);
-    if ((access.kind & 1) != 0) {
-      function.write_bar(offset, size, access.value);
-    } else {
-      (void)function.read_bar(offset, size);
+enum Where : std::uint8_t { bar, configuration, window, ports };
+constexpr std::uint64_t kEcam = 0xb000'0000;
+
+class Machine {
+ public:
+  Machine(const GuestMemory& memory, virtio::Device& device) {
+    static Nowhere nowhere;
+    transport_ =
+        std::move(virtio::PciTransport::create("fuzz", device, memory, nowhere, nowhere).value());
+    host_.add(*transport_).value();
+    memory_.add(kEcam, pci::kEcamBytesPerBus, host_.ecam(), "ECAM").value();
+    memory_.add(kWindow.base.value, kWindow.size, host_.window(), "PCI window").value();
+    port_bus_.add(pci::ConfigPorts::kBase, pci::ConfigPorts::kSize, ports_, "PCI ports").value();
+    transport_->write_config(pci::kCommand, 2, pci::kCommandMemory | pci::kCommandBusMaster);
+  }
+  ~Machine() { transport_->stop(); }
+
+  void perform(const Access& access) {
+    const unsigned size = (access.kind >> 3 & 7) + 1u;
+    switch (access.kind >> 1 & 3) {
+      case Where::bar:  // where it is at first
+        return perform(memory_, kWindow.base.value + (access.offset & 0x7fff), size, access);
+      case Where::configuration:
+        return perform(memory_, kEcam + access.offset, size, access);
+      case Where::window:  // wherever the guest put the BAR
+        return perform(memory_,
+                       kWindow.base.value + (std::uint64_t{access.high} << 16 | access.offset),
+                       size, access);
+      default:
+        return perform(port_bus_, pci::ConfigPorts::kBase + access.offset % 8, size, access);
     }
   }
-}
+
+ private:
+  static void perform(const Bus& bus, std::uint64_t address, unsigned size, const Access& access) {
+    if ((access.kind & 1) != 0) {
+      bus.write(address, size, access.value);
+    } else {
+      (void)bus.read(address, size);
+    }
+  }
+
+  std::unique_ptr<virtio::PciTransport> transport_;
+  pci::PciHost host_{kWindow};
+  pci::ConfigPorts ports_{host_};
+  Bus memory_;
+  Bus port_bus_;
+};
 
 }  // namespace
 }  // namespace vmm::fuzz
@@ -60,20 +81,15 @@ void perform(pci::PciHost& host, pci::Function& function, const Access& access) 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace vmm;
   static fuzz::FuzzGuest guest;
-  static fuzz::Nowhere nowhere;
   std::span input(data, size);
   guest.load(input);
   virtio::RngDevice rng(guest.loop());
-  auto transport = std::move(
-      virtio::PciTransport::create("fuzz", rng, guest.memory(), nowhere, nowhere).value());
-  pci::PciHost host(fuzz::kWindow);
-  if (!host.add(*transport)) return 0;
+  fuzz::Machine machine(guest.memory(), rng);
   for (; input.size() >= sizeof(fuzz::Access); input = input.subspan(sizeof(fuzz::Access))) {
     fuzz::Access access;
     std::memcpy(&access, input.data(), sizeof access);
-    fuzz::perform(host, *transport, access);
+    machine.perform(access);
   }
   guest.turn();
-  transport->stop();
   return 0;
 }

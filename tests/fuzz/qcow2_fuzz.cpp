@@ -1,4 +1,5 @@
-// Any bytes as a qcow2 image: opened, read, written to, flushed, opened again, checked, repaired.
+// Any bytes as a qcow2 image: opened, read, written to, flushed, opened again, checked, repaired,
+// rebased.
 // The first eight bytes say what is done where. Backing files are not followed: their names would
 // be the fuzzer's.
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/check.h"
+#include "devices/backend/disk/qcow2/rebase.h"
 #include "src/base/log.h"
 
 namespace vmm::disk::qcow2 {
@@ -53,6 +55,7 @@ void work(Chain& chain, std::span<const std::uint8_t> script, bool writes) {
     request.length = std::min<std::uint64_t>(
         {kMaxLength, chain.size() / kSectorSize * kSectorSize - request.offset,
          std::uint64_t{512} << (step % 8)});
+    (void)chain.locate_data(request.offset, chain.size() - request.offset);
     const iovec buffer{all.iov_base, request.length};
     request.buffers = {&buffer, 1};
     (void)chain.perform(request);  // most fail; none may touch memory that is not its own
@@ -74,5 +77,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (const auto chain = open(file, true)) work(*chain, input.first(8), false);
   (void)check_image(file.path());
   (void)check_image(file.path(), Repair::leaks);
+  (void)rebase({.path = file.path(),
+                .backing_path = "x",
+                .backing_format = vmm::disk::ImageFormat::raw,
+                .keeps_content = false});
+  (void)open(file, true);
   return 0;
 }

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "src/base/json.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/memory_layer.h"
@@ -15,15 +16,16 @@ using namespace vmm;
 void fuzz_states(std::span<const std::byte> bytes) {
   auto sections = state::Sections::from_bytes(bytes);
   if (!sections) return;
-  if (!state::Sections::from_bytes(sections->to_bytes())) std::abort();
+  if (!sections->to_bytes()) std::abort();
   (void)sections->take<snapshot::MemoryLayer>("memory");
 }
 
 void fuzz_manifest(const std::string& text) {
   (void)snapshot::digest_in(text);
   (void)snapshot::parse_manifest(text);
-  auto json = nlohmann::ordered_json::parse(text, nullptr, false);
-  if (!json.is_object()) return;
+  auto parsed = parse_ordered_json(text);
+  if (!parsed || !parsed->is_object()) return;
+  auto& json = *parsed;
   const auto dump = [&] {
     return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   };

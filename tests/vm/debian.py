@@ -1,6 +1,7 @@
-"""A whole Debian: its boot to a login by our kernel and by its own two, the network of the user, an
+"""A whole Debian: its boot to a login by its own kernels, the network of the user, an
 orderly shutdown."""
 import http.server
+import re
 import socket
 import subprocess
 import threading
@@ -45,8 +46,10 @@ def login_network_and_power_button(t):
     """The main job: Debian boots to a login, has network by DHCP, is reached by a forwarded port, reboots,
     and shuts down by the power button."""
     port = free_port()
-    machine = t.debian("--net", f"user,hostfwd=tcp::{port}-:80,hostname=guest", "--balloon", cpus=2)
+    machine = t.debian("--net", f"user,hostfwd=tcp::{port}-:80,hostname=guest,loopback=on", "--balloon", cpus=2)
     t.contains(machine.run("cat /etc/os-release"), "bookworm")
+    t.contains(machine.run("uname -r"), f"cloud-{DEBIAN[HERE]}")
+    t.contains(machine.run("findmnt -no SOURCE,OPTIONS /"), "/dev/vda rw")
     t.equal(machine.run("systemctl is-system-running --wait", timeout=120, code=None), "running")
     address = t.eventually(lambda: machine.run("ip -4 -o address show scope global", code=None), 60, "an address by DHCP")
     t.contains(address, "10.0.2.15/24")
@@ -56,7 +59,7 @@ def login_network_and_power_button(t):
     machine.run("mkdir /tmp/www; echo served by the guest >/tmp/www/index.html; busybox httpd -p 80 -h /tmp/www")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
         t.equal(page.read(), b"served by the guest\n")
-    # The guest reaches one on the host's loopback, through the gateway.
+    # The guest reaches one on the host's loopback, through the gateway, as loopback=on says.
     with Web("served by the host") as web:
         t.equal(machine.run(f"curl -sS -m 30 http://10.0.2.2:{web.port}/"), "served by the host")
     counters = machine.metrics("net0")
@@ -93,7 +96,8 @@ def network_that_is_cut_off(t):
     with Web("not to be seen") as web:
         machine = t.shell("--net", f"user,restrict=on,network=192.168.77.0/24,hostfwd=tcp:127.0.0.1:{port}-:8080")
         machine.run("ip link set eth0 up; ip address add 192.168.77.15/24 dev eth0; ip route add default via 192.168.77.2")
-        machine.run(f"curl -sS -m 5 http://192.168.77.2:{web.port}/", code=None)
+        text = machine.run(f"curl -sS -m 5 http://192.168.77.2:{web.port}/ 2>&1; echo code $?")
+        t.true(re.search("code (7|28)$", text), f"curl cannot connect, or waits in vain: {text}")
         t.true("not to be seen" not in machine.console.text, "a restricted guest reaches the host's loopback")
         machine.run("mkdir -p /tmp/www; echo forwarded >/tmp/www/index.html; busybox httpd -p 8080 -h /tmp/www")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
@@ -103,19 +107,21 @@ def network_that_is_cut_off(t):
 
 @test
 def network_process_dies(t):
-    """The machine goes on without its network."""
+    """The machine goes on, and its network comes back."""
     machine = t.small("--net", "user")
     machine.run("ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; ping -c 1 -W 10 10.0.2.2")
     (pid,) = machine.children()
     host.run("kill", "-KILL", str(pid))
     t.eventually(lambda: "network" in machine.errors(), 10, "a word about the network")
-    machine.run("ping -c 1 -W 1 10.0.2.2", code=1)
+    machine.run("ping -c 30 -i 1 -W 5 10.0.2.2 | grep -m 1 'bytes from'", timeout=90)
+    t.eventually(lambda: "up again" in machine.errors(), 10, "a word about the network")
+    t.true(pid not in machine.children(), "another process")
     machine.power_off()
 
 
 def stock(t, version, flavour="cloud-"):
     kernel, initrd = t.images.path(f"VMM_TEST_{version}"), t.images.path(f"VMM_TEST_{version}_INITRD")
-    machine = t.debian("--initrd", initrd, "--net", "user", kernel=kernel, cpus=2)
+    machine = t.debian("--net", "user", kernel=("--kernel", kernel, "--initrd", initrd), cpus=2)
     t.contains(machine.run("uname -r"), f"{flavour}{DEBIAN[HERE]}")
     t.equal(machine.run("nproc"), "2")
     t.contains(machine.run("findmnt -no SOURCE,OPTIONS /"), "/dev/vda rw")
@@ -128,11 +134,6 @@ def stock(t, version, flavour="cloud-"):
 @test(only="x86_64")
 def stock_kernel_6_1(t):
     stock(t, "STOCK61")
-
-
-@test
-def stock_kernel_6_12(t):
-    stock(t, "STOCK612")
 
 
 @test(only="aarch64")

@@ -5,6 +5,7 @@ import subprocess
 import time
 
 from harness import host, test
+from harness.architecture import HERE
 
 
 @test
@@ -14,9 +15,14 @@ def power_off_is_0(t):
 
 @test
 def panic_is_2(t):
-    machine = t.small()
+    """Debian's kernels have a driver that tells of a panic on x86-64 alone: elsewhere it is a reset like any other."""
+    machine = t.small() if HERE == "x86_64" else t.small("--no-reboot")
     machine.console.send("echo c >/proc/sysrq-trigger\n")
-    t.contains(machine.ends(2), "panic")
+    if HERE == "x86_64":
+        t.contains(machine.ends(2), "panic")
+    else:
+        machine.ends(0)
+        t.contains(machine.console.text, "Kernel panic")
 
 
 @test(only="x86_64")
@@ -55,10 +61,10 @@ def reboot_without_a_console(t):
         t.equal(file.read(4), b"done", "what the second run wrote")
 
 
-@test
+@test(only="x86_64")    # within seconds of its start: an emulated aarch64 guest needs longer to panic
 def a_guest_that_only_resets_is_ended(t):
     """As a kernel does that panics before it has a driver to say so."""
-    machine = t.small(run="reboot -f", append="panic=-1")
+    machine = t.machine("--kernel", t.images.kernel, "--mem", "256M", "--append", "panic=-1")    # it finds no root
     t.contains(machine.ends(2, timeout=120), "reset 5 times in a row")
 
 

@@ -75,10 +75,44 @@ def control_c_is_the_guests(t):
 @test
 def file(t):
     path = t.path("console")
-    machine = t.small("--serial", f"file:{path}", run="echo to the file", console=False)
+    for i in range(2):
+        t.small("--serial", f"file:{path}", run=f"echo to the file {i}", console=False).ends(0)
+    with open(path) as file:
+        text = file.read()
+    for i in range(2):
+        t.contains(text, f"to the file {i}")
+
+
+@test
+def file_has_a_limit(t):
+    path = t.file("console", b"before\n".ljust(63 << 10, b"x"))
+    t.small("--serial", f"file:{path},max=64K", run="seq 1 500; echo the end", console=False).ends(0)
+    t.equal(sorted(name for name in os.listdir(t.folder) if name.startswith("console")), ["console", "console.1"])
+    for name in (path, f"{path}.1"):
+        t.between(os.path.getsize(name), 1, 64 << 10, name)
+    with open(path) as text, open(f"{path}.1") as old:
+        t.contains(text.read(), "the end")
+        t.contains(old.read(), "before")
+
+
+@test
+def typed_ahead_from_a_file(t):
+    """More than a port keeps, before the guest has a driver for it."""
+    commands = t.file("commands", b"\n" * 1000 + b"".join(b"line %d\n" % i for i in range(100)) + b"end\n")
+    machine = t.small(run='while read -r line && [ "$line" != end ]; do [ -z "$line" ] || echo "got $line"; done; echo end of input',
+                      prefix=["sh", "-c", f'exec "$@" <{commands}', "sh"])
     machine.ends(0)
-    with open(path) as text:
-        t.contains(text.read(), "to the file")
+    t.equal(re.findall(r"^got line (\d+)$", machine.console.text, re.M), [str(i) for i in range(100)], "what the guest read")
+    t.contains(machine.console.text, "end of input")
+
+
+@test
+def closed_streams(t):
+    """A disk does not get the number of standard output."""
+    disk = t.file("disk.img", size=1 << 20)
+    t.small("--disk", disk, run="echo to the console", console=False, prefix=["sh", "-c", 'exec "$@" <&- >&-', "sh"]).ends(0)
+    with open(disk, "rb") as file:
+        t.equal(file.read().count(0), 1 << 20, "zeroes on the disk")
 
 
 @test

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import time
@@ -75,9 +76,10 @@ def several_vcpus_under_load(t):
         machine.ctl("stop")
         machine.ends(5)
         machine = t.restore(saved)
-        before = machine.run("cat /tmp/rounds.1 /tmp/rounds.2").split()
-        t.eventually(lambda: all(int(now) > int(then) for now, then in
-                                 zip(machine.run("cat /tmp/rounds.1 /tmp/rounds.2").split(), before)), 30, "both vCPUs work on")
+        # A file is empty for a moment, each time that it is written.
+        before = t.eventually(lambda: len(now := machine.run("cat /tmp/rounds.1 /tmp/rounds.2").split()) == 2 and now, 30, "two numbers")
+        t.eventually(lambda: len(now := machine.run("cat /tmp/rounds.1 /tmp/rounds.2").split()) == len(before) == 2 and
+                     all(int(new) > int(then) for new, then in zip(now, before)), 30, "both vCPUs work on")
     machine.run("[ ! -e /tmp/wrong ]")
     t.equal(machine.run("nproc"), "2")
     machine.power_off()
@@ -127,7 +129,8 @@ def verified_writes_through_twenty_moves(t):
             for old in range(i):
                 shutil.rmtree(t.path(f"saved{old}"), ignore_errors=True)
     machine.run("pkill -INT -x fio; for i in 1 2 3 4 5 6 7 8 9 10; do [ -e /tmp/fio.code ] && break; sleep 1; done")
-    t.contains(machine.run("grep -c 'verify: bad' /tmp/fio.log || true") + machine.run("grep -i 'err=' /tmp/fio.log"), "err= 0")
+    t.equal(machine.run("grep -c 'verify: bad' /tmp/fio.log || true"), "0", "what fio found")
+    t.contains(machine.run("grep -i 'err=' /tmp/fio.log"), "err= 0")
     machine.power_off()
 
 
@@ -163,6 +166,7 @@ def writes_go_on_through_saves(t):
     machine.run("(mke2fs -q /dev/vda || mkfs.ext2 /dev/vda) >/dev/null 2>&1; mkdir -p /mnt/d; mount /dev/vda /mnt/d")
     machine.run("cd /mnt/d; (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); head -c 300000 /dev/urandom >new; md5sum <new >new.sum; "
                 "mv new data.$((i % 4)); mv new.sum sum.$((i % 4)); sync; done) >/dev/null 2>&1 & true")
+    t.eventually(lambda: int(machine.run("ls /mnt/d | grep -c data || true")) >= 2, 60, "two pairs")
     for i in range(3):
         machine.ctl("snapshot", t.path(f"saved{i}"), "--live")
     machine.run("touch /tmp/stop; wait; cd /; umount /mnt/d")
@@ -170,7 +174,8 @@ def writes_go_on_through_saves(t):
     for i in range(3):
         copy = t.restore(t.path(f"saved{i}"))
         copy.run("touch /tmp/stop; sleep 1; sync; echo 3 >/proc/sys/vm/drop_caches; cd /mnt/d; "
-                 "for k in 0 1 2 3; do [ ! -e data.$k ] || [ \"$(md5sum <data.$k)\" = \"$(cat sum.$k)\" ] || echo torn $k; done >/tmp/result", timeout=120)
+                 "ls data.* | wc -l >/tmp/pairs; for k in 0 1 2 3; do [ ! -e data.$k ] || [ \"$(md5sum <data.$k)\" = \"$(cat sum.$k)\" ] || echo torn $k; done >/tmp/result", timeout=120)
+        t.between(int(copy.run("cat /tmp/pairs")), 2, 4, "pairs that were compared")
         torn = copy.run("wc -l </tmp/result")
         # One pair may be between its two renames.
         t.between(int(torn), 0, 1, "pairs that do not fit")
@@ -275,6 +280,24 @@ def incremental(t):
             again.power_off()
         copy.power_off()
     machine.power_off()
+
+
+@test
+def incremental_through_a_symbolic_link(t):
+    """Parents and the files behind a disk are found by real paths: the machine ends with its last save."""
+    os.makedirs(t.path("real/deep"))
+    os.symlink("real/deep", t.path("link"))
+    machine = t.small("--disk", t.file("disk.img", size=4 * MIB))
+    machine.ctl("snapshot", t.path("base"))
+    machine.run("echo one >/tmp/step; echo one >/dev/vda; sync")
+    changed_since(t, machine, t.path("link/one"), t.path("base"))
+    machine.run("echo two >/tmp/step; echo two >/dev/vda; sync")
+    changed_since(t, machine, t.path("link/../two"), t.path("link/one"), "--stop")
+    machine.ends(0)
+    t.true(os.path.isdir(t.path("real/two")), "beside what the link leads to")
+    copy = t.restore(t.path("real/two"))
+    t.equal(copy.run("cat /tmp/step; head -c 3 /dev/vda"), "two\ntwo")
+    copy.power_off()
 
 
 @test
@@ -393,6 +416,16 @@ def tap_with_vhost(t):
         copy = t.restore(t.path("saved"), "--net", "tap=vmmtap1")
         copy.run("ping -c 2 -W 5 10.9.0.254")
         copy.power_off()
+        # Without the option nothing is attached to, as the tap is there again.
+        copy = t.restore(t.path("saved"))
+        t.equal(copy.errors(), "vmm: not connected, as only the snapshot names it: net0 to tap=vmmtap0 (--net)\n")
+        t.equal(copy.run("cat /sys/class/net/eth0/carrier"), "0", "the link of a card that is not connected")
+        t.equal(copy.metrics("net0")["link_up"], False)
+        copy.power_off()
+        result = subprocess.run([t.images.vmm, "--restore", t.path("saved"), "--net", "user", "--dry-run"], text=True, capture_output=True,
+                                stdin=subprocess.DEVNULL)
+        t.equal(result.returncode, 1, result.stderr)
+        t.contains(result.stderr, "a network of another kind")
 
 
 @test
@@ -547,7 +580,7 @@ def damaged_archive(t):
     for name, content, words in (("short.vmm", whole[:-1000], "it was cut off or altered"),
                                  ("begin.vmm", whole[:60], "it is cut off in its header"),
                                  ("version.vmm", whole.replace(b'"version":1', b'"version":9', 1), "version 9"),
-                                 ("none.vmm", b"nothing of it", "it is no exported snapshot"),
+                                 ("none.vmm", b"nothing of it", "it is not an exported snapshot"),
                                  ("states.vmm", altered(middle[1:2]), "a frame at"),
                                  ("index.vmm", altered(middle[-2:-1]), "a frame at")):
         result = subprocess.run([t.images.vmm, "--restore", damaged(name, content)], text=True, capture_output=True,
@@ -612,6 +645,76 @@ def forks(t):
 
 
 @test
+def copies_beside_what_the_original_holds(t):
+    """Its port, tap and vsock path are the original's; keys of its networks, in whatever order, go through every copy."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with host.Bridge("vmmbr0", ["vmmtap0"]):
+        machine = t.small("--net", f"user,restrict=on,hostfwd=tcp::{port}-:80", "--net", "tap=vmmtap0,mac=52:54:00:12:34:56",
+                          "--vsock", t.path("vsock"))
+        machine.run("ip link set eth0 up; ip link set eth1 up")
+        copies = machine.ctl("fork", t.path("forked"), "-n", "2")
+        for copy in copies:
+            subprocess.run([t.images.vmm, "ctl", copy["control"], "stop"], check=True)
+        with open(t.path("forked/manifest.json")) as manifest:
+            manifest = json.load(manifest)
+        t.equal(manifest["config"]["net"], [{"user": True, "restrict": True}, {}], "what the guest sees")
+        was = manifest["attachments"]
+        t.equal((was["net"][0]["hostfwd"], was["net"][1], was["vsock"]), (
+            [f"tcp:127.0.0.1:{port}-:80"], {"tap": "vmmtap0", "mac": "52:54:00:12:34:56"}, {"path": t.path("vsock")}), "what it was connected to")
+        said = machine.ctl("fork", t.path("bad"), "-n", "2", "--net", "user,hostfwd=tcp::9999{n}-:80", "--net", "unplugged", code=1)
+        t.contains(said, "99991")
+        t.true(not os.path.exists(t.path("bad")), "nothing is saved with words that no copy takes")
+        base = port // 10 % 1000 + 1000     # of four digits, to which the copy's is added
+        copies = machine.ctl("fork", t.path("ported"), "-n", "2", "--net", f"user,restrict=on,hostfwd=tcp::{base}{{n}}-:80", "--net", "unplugged")
+        for number, copy in enumerate(copies, 1):
+            with socket.socket() as taken:
+                t.true(taken.connect_ex(("127.0.0.1", base * 10 + number)) == 0, f"the port of copy {number}")
+            subprocess.run([t.images.vmm, "ctl", copy["control"], "stop"], check=True)
+        copy = t.restore(t.path("forked"))
+        t.contains(copy.errors(), "published ports and host loopback of net0 (--net), net1 to tap=vmmtap0 (--net), vsock to")
+        copy.ctl("snapshot", t.path("again"))
+        again = t.restore(t.path("again"))
+        t.equal(again.errors(), "", "nothing of the host is named in it")
+        t.equal(again.run("cat /sys/class/net/eth0/carrier /sys/class/net/eth1/carrier"), "1\n0", "links")
+        for ended in (again, copy, machine):
+            ended.power_off()
+
+
+@test
+def resumed_as_the_same_machine(t):
+    """With its address, ports, vsock path, console and disk, on which it goes on; beside itself it is refused by name."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    disk, saved = t.file("disk.img", b"first", size=1 << 20), t.path("saved")
+    machine = t.small("--disk", disk, "--net", f"user,hostfwd=tcp::{port}-:80", "--vsock", t.path("vsock"))
+    mac = machine.ctl("status")["nets"][0]["mac"]
+    machine.ctl("snapshot", t.path("live"))
+    result = subprocess.run([t.images.vmm, "--resume", t.path("live"), "--control", t.path("c"), "--serial", "none"], text=True,
+                            capture_output=True, stdin=subprocess.DEVNULL)
+    t.equal(result.returncode, 1, result.stderr)
+    t.contains(result.stderr, "in use")
+    machine.ctl("snapshot", saved, "--stop")
+    machine.ends(0)
+    again = t.resume(saved)
+    t.equal(again.errors(), "")
+    t.equal(again.ctl("status")["nets"][0]["mac"], mac, "its address")
+    t.true(os.path.exists(t.path("vsock")), "its vsock socket")
+    again.run("echo -n later >/dev/vda; sync")
+    again.console.send("reboot -f\n")
+    again.console.expect("vmm-guest: init up")
+    t.equal(again.run("head -c 5 /dev/vda"), "later", "after a reboot with its own kernel")
+    again.power_off()
+    with open(disk, "rb") as file:
+        t.equal(file.read(5), b"later", "its disk")
+    result = subprocess.run([t.images.vmm, "--resume", saved], text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    t.equal(result.returncode, 1, result.stderr)
+    t.contains(result.stderr, f"disk '{disk}' has changed since snapshot '{saved}' was saved")
+
+
+@test
 def working_set(t):
     machine = t.small()
     saved = t.path("saved")
@@ -633,50 +736,116 @@ def working_set(t):
 def kill_in_the_middle_of_a_save(t):
     """Either it is there and whole, or it is not there; and the next one of that name works."""
     disk = t.file("disk.img", size=32 * MIB)
-    whole = 0
+    saved, partial = t.path("saved"), t.path("saved.partial")
     for i in range(4):
         machine = t.small("--disk", disk)
-        machine.run("head -c 30000000 /dev/urandom >/tmp/f; dd if=/tmp/f of=/dev/vda bs=1M 2>/dev/null; sync", timeout=120)
-        save = subprocess.Popen([t.images.vmm, "ctl", machine.control, "snapshot", t.path("saved"), *(["--live"] if i % 2 else [])],
+        machine.run("head -c 30000000 /dev/urandom >/tmp/f; md5sum </tmp/f >/tmp/sum; dd if=/tmp/f of=/dev/vda bs=1M 2>/dev/null; sync", timeout=120)
+        save = subprocess.Popen([t.images.vmm, "ctl", machine.control, "snapshot", saved, *(["--live"] if i % 2 else [])],
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.05 + 0.25 * i)
+        # When it was begun, or is done.
+        t.eventually(lambda: os.path.exists(saved) or i < 2 and os.path.exists(partial), 60, "a save", every=0.001)
         machine.process.send_signal(signal.SIGKILL)
         save.wait(60)
         machine.wait()
-        if os.path.exists(t.path("saved")):
-            whole += 1
-            copy = t.restore(t.path("saved"))
-            copy.run("md5sum /tmp/f")
+        if i < 2:
+            t.true(not os.path.exists(saved), "it was killed while the save went on")
+        else:
+            host.run(t.images.vmm, "snapshot", "verify", saved)
+            copy = t.restore(saved)
+            copy.run("md5sum </tmp/f | cmp - /tmp/sum")
             copy.power_off()
-            shutil.rmtree(t.path("saved"))
+            shutil.rmtree(saved)
     machine = t.small()
-    machine.ctl("snapshot", t.path("saved"))
-    t.true(not os.path.exists(t.path("saved.partial")), "nothing is left")
+    machine.ctl("snapshot", saved)
+    t.true(not os.path.exists(partial), "nothing is left")
+    host.run(t.images.vmm, "snapshot", "verify", saved)
     machine.power_off()
     t.eventually(lambda: not host.machine_processes(), 10, "no process is left")
 
 
 @test
 def kill_in_the_middle_of_a_fork(t):
-    """The snapshot is whole or not there, and no copy outlives what was asked for unseen."""
-    for i in range(3):
+    """The snapshot is whole, as the machine goes on with it, and no copy outlives what was asked for unseen."""
+    forked, copies = t.path("forked"), t.path("forked.forks")
+    # How far it is: the save was begun, it was published, the first copy was started.
+    for begun in ([f"{forked}.partial", forked], [forked], [f"{copies}/1.log"]):
         machine = t.small()
-        machine.run("head -c 20000000 /dev/urandom >/tmp/f")
-        fork = subprocess.Popen([t.images.vmm, "ctl", machine.control, "fork", t.path("forked"), "-n", "2"],
+        machine.run("head -c 20000000 /dev/urandom >/tmp/f; md5sum </tmp/f >/tmp/sum")
+        fork = subprocess.Popen([t.images.vmm, "ctl", machine.control, "fork", forked, "-n", "2"],
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.1 + 0.4 * i)
+        t.eventually(lambda: any(os.path.exists(path) for path in begun), 60, f"one of {begun}", every=0.001)
         fork.kill()
-        fork.wait(60)
-        # What was forked goes on, as each copy is a machine of its own; the original does in any case.
+        t.equal(fork.wait(60), -signal.SIGKILL, f"the fork's end, with {begun} there")
+        # The original goes on in any case. What was forked does, too, as each copy is a machine of its own, which is found where
+        # forks are.
         machine.run("true")
-        for name in os.listdir(t.folder):
-            if name.endswith(".control") and os.path.join(t.folder, name) != machine.control:
-                subprocess.run([t.images.vmm, "ctl", t.path(name), "stop"], capture_output=True)
+
+        def only_the_original():
+            for name in os.listdir(copies):
+                if name.endswith(".control"):
+                    subprocess.run([t.images.vmm, "ctl", os.path.join(copies, name), "stop"], capture_output=True)
+            return set(host.machine_processes()) == {machine.pid}
+        t.eventually(only_the_original, 60, "the end of the copies")
         machine.power_off()
-        t.eventually(lambda: not host.machine_processes(), 20, "the end of all of them")
-        if os.path.exists(t.path("forked")):
-            subprocess.run([t.images.vmm, "snapshot", "verify", t.path("forked")], check=True, capture_output=True)
-            shutil.rmtree(t.path("forked"))
+        host.run(t.images.vmm, "snapshot", "verify", forked)
+        copy = t.restore(forked)
+        copy.run("md5sum </tmp/f | cmp - /tmp/sum")
+        copy.power_off()
+        shutil.rmtree(forked), shutil.rmtree(copies)
+
+
+@test
+def no_thread_or_process_to_be_had(t):
+    """A save that cannot start one is an error, and the machine goes on; later it can be saved."""
+    root, group = "/sys/fs/cgroup", f"/sys/fs/cgroup/vmm-test-{os.getpid()}"
+    try:
+        with open(f"{root}/cgroup.subtree_control", "w") as control:
+            control.write("+pids")
+        os.mkdir(group)
+    except OSError as error:
+        raise Skip(f"no cgroup with a limit of processes: {error}") from None
+    machine = t.small(run=COUNT)
+    machine.console.expect("count 3\n")
+
+    def write(name, value):
+        with open(f"{group}/{name}", "w") as file:
+            file.write(str(value))
+
+    try:
+        write("cgroup.procs", machine.pid)
+        with open(f"{group}/pids.current") as current:
+            write("pids.max", current.read())
+        for how, words in ([], "cannot start thread 'snapshot'"), (["--live"], "cannot fork"):
+            before = len(machine.console.text)
+            t.contains(machine.ctl("snapshot", t.path("saved"), *how, code=1), words)
+            t.true(not os.path.exists(t.path("saved.partial")), "nothing is left")
+            t.eventually(lambda: counts(machine.console.text[before:]), 20, "a number after a save that failed")
+        write("pids.max", "max")
+        machine.ctl("snapshot", t.path("saved"), "--live", "--stop")
+        machine.ends(0)
+    finally:
+        machine.end()
+        os.rmdir(group)
+
+
+@test
+def nothing_runs_on_while_a_machine_is_saved_to_end(t):
+    """What its guest would do then were lost."""
+    machine = t.small(run=COUNT, mem="512M")
+    machine.console.expect("count 3\n")
+    save = subprocess.Popen([t.images.vmm, "ctl", machine.control, "snapshot", t.path("saved"), "--live", "--stop"], stdout=subprocess.DEVNULL)
+    said = []
+    while save.poll() is None:
+        result = subprocess.run([t.images.vmm, "ctl", machine.control, "resume"], text=True, capture_output=True)
+        said.append(result.stderr.strip())
+    t.true("vmm: the machine ends when its state is saved: until then it takes status, metrics and stop" in said, said)
+    machine.ends(0)
+    last = counts(machine.console.text)[-1]
+    copy = t.machine("--restore", t.path("saved"))
+    copy.console.expect(r"count \d+\n(.|\n)*count \d+\n")
+    t.between(counts(copy.console.text)[0], last, last + 1, "the copy's first number")
+    copy.ctl("stop")
+    copy.ends(5)
 
 
 # Features that a processor may lack: their names in /proc/cpuinfo, where the state has them (what is before the number, by state.h; its
@@ -723,13 +892,39 @@ def reboot_of_a_copy(t):
     machine.ends(0)
     host.run(t.images.vmm, "snapshot", "export", t.path("saved"), t.path("saved.vmm"))
     for path in (t.path("saved"), t.path("saved.vmm")):
-        copy = t.restore(path)
+        copy = t.restore(path, "--kernel", t.images.kernel, "--initrd", t.images.initramfs)
         t.equal(copy.run("head -c 5 /dev/vda"), "first")
         copy.run("echo -n later >/dev/vda; sync")
         copy.console.send("reboot -f\n")
         copy.console.expect("vmm-guest: init up")
         t.equal(copy.run("head -c 5 /dev/vda"), "later", "after a reboot")
         copy.power_off()
+
+
+@test
+def nothing_is_opened_that_only_the_snapshot_names(t):
+    """Kernel, initrd, read-only disk, ports, vsock and console of a snapshot: its person names them, or they are not there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = t.file("data.img", b"shared".ljust(4096, b"\0"))
+    machine = t.small("--disk", f"{data},ro", "--net", f"user,hostfwd=tcp::{port}-:80", "--vsock", t.path("vsock"), "--name", "first")
+    save_and_end(t, machine)
+    saved = t.path("saved")
+    result = subprocess.run([t.images.vmm, "--restore", saved], text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    t.equal((result.returncode, result.stderr), (1, f"vmm: snapshot '{saved}' has no copy of its read-only disk '{data}': say which file it is "
+                                                 "with --disk blk0=PATH,format=raw or ,format=qcow2\n"))
+    with socket.socket() as taken:      # the port is of no interest
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        copy = t.restore(saved)
+        t.equal(copy.errors(), "vmm: not connected, as only the snapshot names it: published ports and host loopback of net0 (--net), "
+                               f"vsock to '{t.path('vsock')}' (--vsock)\n")
+        t.true(not os.path.exists(t.path("vsock")), "there is no vsock socket")
+        t.equal(copy.ctl("status")["name"], "first")
+        t.equal(copy.run("head -c 6 /dev/vda"), "shared")
+        copy.console.send("reboot -f\n")
+        t.contains(copy.ends(0), "it was restored without --kernel, so nothing boots again")
 
 
 @test
@@ -781,9 +976,18 @@ def full_disk_in_a_save(t):
         for how in ([], ["--live"], ["--stop"]):
             text = machine.ctl("snapshot", f"{small}/saved", *how, code=1)
             t.contains(text, "No space left")
+            t.contains(text, f"{small}/saved.partial/memory")
             t.equal(os.listdir(small), [], "what is left")
             t.equal(machine.run("md5sum </tmp/f"), machine.run("cat /tmp/sum"))
+        # What changed since the last whole one is known as before.
+        machine.ctl("snapshot", t.path("base"))
+        machine.run("head -c 20000000 /dev/urandom >/tmp/f; md5sum </tmp/f >/tmp/sum")
+        machine.ctl("snapshot", f"{small}/next", "--incremental", t.path("base"), code=1)
+        changed_since(t, machine, t.path("next"), t.path("base"))
         machine.power_off()
+        copy = t.restore(t.path("next"))
+        t.equal(copy.run("md5sum </tmp/f"), copy.run("cat /tmp/sum"))
+        copy.power_off()
     finally:
         host.run("umount", small)
 
@@ -794,7 +998,7 @@ def refuses(t):
     saved = t.path("saved")
     machine.ctl("snapshot", saved)
     t.contains(machine.ctl("snapshot", saved, code=1), "exists")
-    t.contains(machine.ctl("snapshot", code=1), "snapshot takes a name")
+    t.contains(machine.ctl("snapshot", code=1), "DIR is missing")
     t.contains(machine.ctl("snapshot", t.path("x"), "--liv", code=1), "did you mean '--live'")
     t.contains(machine.ctl("snapshot", "/nowhere/at/all", code=1), "/nowhere/at/all")
     machine.power_off()
@@ -808,7 +1012,7 @@ def refuses(t):
     t.contains(refusal("--restore", t.path("nowhere")), "there is no such directory")
     t.contains(refusal("--restore", saved, "--mem", "1G"), "--mem does not go with --restore")
     t.contains(refusal("--restore", saved, "--vsock", t.path("v")), "no vsock device")
-    for name, change in (("version", ('"version": 1', '"version": 9')), ("architecture", (HERE, "riscv64")),
+    for name, change in (("version", ('"version": 3', '"version": 9')), ("architecture", (HERE, "riscv64")),
                          ("size", ('"size": 268435456', '"size": 268439552'))):
         broken = t.path(f"broken-{name}")
         shutil.copytree(saved, broken)

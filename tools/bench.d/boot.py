@@ -17,8 +17,8 @@ def told(peer):
     return type("Told", (), {"name": "vmm", "command": lambda self, g, d: [*plain(g, d), "--log-level", "info"]})()
 
 
-def measure(environment, kernel):
-    guest = peers.Guest(kernel, environment.images["initramfs"], "vmm.run=true")
+def measure(environment, kernel, unpacked=""):
+    guest = peers.Guest(kernel, environment.images["initramfs"], "vmm.run=true", unpacked=unpacked)
     for peer in environment.peers:
         peer = told(peer)
         host_memory.forget_last_guest()

@@ -1,5 +1,6 @@
 """Runs the benchmarks: prepares the images, enters the test host, repeats, compares, prints."""
 import argparse
+import datetime
 import importlib
 import json
 import os
@@ -11,6 +12,7 @@ import tempfile
 
 import host_memory
 import peers
+import results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOST_DIED = 125  # tools/test-host's exit code for it
@@ -46,14 +48,15 @@ def prepare(architecture, names):
                               cwd=ROOT).stdout.split("\n")
 
     kernel = "vmlinux" if architecture == "x86_64" else "Image"
-    images = {
-        "kernel": last_lines("guest-images/kernel/build", "--arch", architecture, "--print", kernel)[0],
-        "initramfs": last_lines("guest-images/initramfs/build", "--arch", architecture)[0],
-    }
+    images = {"initramfs": last_lines("guest-images/initramfs/build", "--arch", architecture)[0]}
+    if set(names) - {"stock-boot"}:     # the small kernel, compiled for minutes
+        images["kernel"] = last_lines("guest-images/kernel/build", "--arch", architecture, "--print", kernel)[0]
     if NEED_ROOT & set(names):
         images["rootfs"] = last_lines("guest-images/rootfs/build", "--arch", architecture)[0]
     if "stock-boot" in names:
-        images["stock_kernel"] = last_lines("guest-images/kernel/stock", "CLOUD6.1")[0]
+        for name in module("stock-boot").KERNELS.values():
+            images[f"stock_{name}"] = {form: last_lines("guest-images/kernel/stock", "--print", form, name)[0]
+                                       for form in ("vmlinuz", "vmlinux")}
     return images
 
 
@@ -135,7 +138,9 @@ def main():
             result[name] = on_test_host(name, arguments, images)
         report(name, result[name])
     if arguments.json:
-        pathlib.Path(arguments.json).write_text(json.dumps(result, indent=1))
+        results.save(arguments.json, [
+            results.Topic(name, name, module(name).UNIT, module(name).LESS_IS_BETTER, datetime.date.today().isoformat(),
+                          f"tools/bench --runs {arguments.runs} {name}, {arguments.arch}", rows) for name, rows in result.items()])
 
 
 main()

@@ -48,6 +48,7 @@ class Guest:
     tap: str = ""
     user_forward: tuple = ()  # (host port, guest port), both TCP
     balloon: bool = False
+    unpacked: str = ""  # the same kernel for a monitor that takes no bzImage
 
 
 class Vmm:
@@ -66,7 +67,7 @@ class Vmm:
         if guest.tap:
             command += ["--net", f"tap={guest.tap}"]
         if guest.user_forward:
-            command += ["--net", "user,hostfwd=tcp::{}-:{}".format(*guest.user_forward)]
+            command += ["--net", "user,loopback=on,hostfwd=tcp::{}-:{}".format(*guest.user_forward)]
         if guest.balloon:
             command += ["--balloon"]
         return command
@@ -107,7 +108,7 @@ class Firecracker:
     def command(self, guest, directory):
         words = QUICK_WORDS + " reboot=k " + guest.words
         config = {
-            "boot-source": {"kernel_image_path": guest.kernel, "boot_args": words},
+            "boot-source": {"kernel_image_path": guest.unpacked or guest.kernel, "boot_args": words},
             "drives": [
                 {"drive_id": f"d{n}", "path_on_host": disk, "is_root_device": n == 0,
                  "is_read_only": False}

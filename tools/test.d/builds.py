@@ -8,7 +8,7 @@ import jobs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests/vm"))
-from harness.images import RECIPES, recipe      # noqa: E402
+from harness.images import RECIPES, agent_recipe, package_command, recipe      # noqa: E402
 
 BUILD_SECONDS = 3600
 
@@ -100,15 +100,31 @@ def cross(architecture):
                  targets=["src/cli/vmm", "src/user_net/vmm-net"])
 
 
+def make_agent(build, say=print):
+    """The initramfs of the guest agent that was built, by its variable."""
+    return _make({"VMM_TEST_AGENT": agent_recipe(build.path)}, say)
+
+
 def make_images(architecture, say=print):
     """Makes the images of an architecture's guests; their paths, by variable."""
+    return _make({variable: recipe(architecture, variable) for variable in RECIPES[architecture]}, say)
+
+
+def _make(recipes, say):
     paths = {}
-    for variable in RECIPES[architecture]:
-        process = jobs.start(recipe(architecture, variable), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for variable, command in recipes.items():
+        process = jobs.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         output, errors = process.communicate()
         if process.returncode:
-            raise BuildFailed(f"{errors}\ncannot make the image of {variable} for {architecture}")
+            raise BuildFailed(f"{errors}\ncannot make the image of {variable}: {' '.join(command)}")
         for line in errors.splitlines():
             say(f"  {line}")
         paths[variable] = output.split()[-1]
     return paths
+
+
+def make_package(build, folder):
+    """The Debian package and the archive of a build directory."""
+    code, output, _ = jobs.run(package_command(build.path, folder), BUILD_SECONDS, cwd=ROOT)
+    if code != 0:
+        raise BuildFailed(f"{output}\ncannot make the package of {build.path}")

@@ -19,10 +19,11 @@ from report import Report               # noqa: E402
 
 NATIVE = os.uname().machine
 FOREIGN = [name for name in ("aarch64",) if name != NATIVE]     # machines that are emulated here for their tests
-GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm", *FOREIGN]
-EXTRA = ["race"] if FOREIGN else ["race", "aarch64"]       # only by name
+GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
+EXTRA = ["race", "aarch64"]       # only by name
 UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
+FUZZ_SEED = int(os.environ.get("VMM_FUZZ_SEED", "1"))
 GUEST_SECONDS = 2700
 HOST_DIED = 125         # tools/test-host's exit code for it
 HOSTS = 3               # that are tried
@@ -96,6 +97,11 @@ def run_program(report, group, program, only):
 
 
 def run_unit(report, group, build, only):
+    with report.part(group):
+        run_programs(report, group, build, only)
+
+
+def run_programs(report, group, build, only):
     programs = []
     for program in build.tests():
         cases = [name[len(program[0]) + 1:] for name in only or [] if name.startswith(program[0] + ".")]
@@ -116,14 +122,17 @@ def run_fuzzer(report, build, name):
         for i, seed in enumerate(seeds.of(name)):
             with open(os.path.join(corpus, f"seed{i}"), "wb") as file:
                 file.write(seed)
-        # A crash prints its input, in base64: it can be tried again from the log alone.
-        command = [binary, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=16384",
+        # A crash prints its input, in base64: it can be tried again from the log alone. One seed finds the same again.
+        command = [binary, f"-max_total_time={FUZZ_SECONDS}", f"-seed={FUZZ_SEED}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=16384",
                    f"-artifact_prefix={work}/", "-print_final_stats=1", corpus]
         code, output, seconds = jobs.run(command, FUZZ_SECONDS + 60, cwd=work,
                                          env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1",
                                               "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"})
+        skipped = re.search(r"^skipped: (.*)", output, re.M)
         runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
-        if code == 0 and runs:
+        if code == 0 and skipped:
+            report.result(f"fuzz.{name}", "skipped", reason=skipped.group(1))
+        elif code == 0 and runs:
             report.result(f"fuzz.{name}", "ok", seconds, reason=f"{runs.group(1)} inputs")
         else:
             begin = max(0, len(output.splitlines()) - 60)
@@ -132,7 +141,7 @@ def run_fuzzer(report, build, name):
 
 def run_fuzz(report, build, only):
     names = [name for name in build.fuzzers() if only is None or name in only]
-    with concurrent.futures.ThreadPoolExecutor(PROCESSORS) as pool:
+    with report.part("fuzz"), concurrent.futures.ThreadPoolExecutor(PROCESSORS) as pool:
         for done in [pool.submit(run_fuzzer, report, build, name) for name in names]:
             done.result()
 
@@ -153,13 +162,12 @@ def emulated_hosts():
 
 
 def run_guests(report, build, architecture, images, expected):
-    """Tests of cli and vm, or of aarch64. Emulated hosts run side by side, each with a share of the tests, and have one processor:
-    emulation of several at once is where kernels break that run well on hardware, and most guests have one vCPU."""
+    """Tests of cli and vm, or of aarch64. Emulated hosts run side by side, each with a share of the tests."""
     host = [os.path.join(ROOT, "tools/test-host"), "--arch", architecture]
     emulated = subprocess.run([*host, "--print"], text=True, capture_output=True).stdout.strip() == "emulated"
     hosts, memory = emulated_hosts() if emulated else (1, "8G")
     if emulated:
-        host += ["--cpus", "1", "--mem", memory]
+        host += ["--mem", memory]
     environment = {**os.environ, **images, "VMM_TEST_BUILD": build.path, "VMM_TEST_PATIENCE":
                    os.environ.get("VMM_TEST_PATIENCE", "3" if emulated else "1")}
     with concurrent.futures.ThreadPoolExecutor(hosts) as pool:
@@ -177,10 +185,12 @@ def run_share(report, host, environment, names):
         code = jobs.lines([*host, "--timeout", f"{seconds:.0f}", os.path.join(ROOT, "tests/vm/run"), *left], seconds + 300, lines,
                           env=environment, cwd=ROOT)
         left = [name for name in names if name not in lines.finished]
-        if code != HOST_DIED:
+        if code != HOST_DIED or not left:
             break
-        # A test that ends the host each time is not saved by another one.
-        report.say(f"a host died with {len(left)} tests to go")
+        # The others get another host; this one's end is a failure like any other.
+        report.result(left[0], "FAILED", log=f"the host died in this test, with {len(left) - 1} to go")
+        lines.finished.add(left[0])
+        left = left[1:]
     if not seconds_left(1):
         skip_rest(report, left)
         return
@@ -230,10 +240,13 @@ class Images(threading.Thread):
     def run(self):
         try:
             if self._architecture != NATIVE:
-                self._do(os.path.join(ROOT, "tools/setup"), f"--{self._architecture}")
-            self._paths = builds.make_images(self._architecture, self._report.say)
+                with self._report.part(f"packages for {self._architecture}"):
+                    self._do(os.path.join(ROOT, "tools/setup"), f"--{self._architecture}")
+            with self._report.part(f"images of {self._architecture} (beside the rest)"):
+                self._paths = builds.make_images(self._architecture, self._report.say)
             # The emulated host's kernel and initramfs, too.
-            self._do(os.path.join(ROOT, "tools/test-host"), "--arch", self._architecture, "--timeout", "60", "true")
+            with self._report.part(f"host of {self._architecture} (beside the rest)"):
+                self._do(os.path.join(ROOT, "tools/test-host"), "--arch", self._architecture, "--timeout", "60", "true")
         except BuildFailed as error:
             self._error = error
 
@@ -262,14 +275,15 @@ def attempt(report, name, function, *arguments):
 
 
 def build_and(run, build, report, *arguments):
-    build.build(report.say)
+    with report.part(os.path.basename(build.path)):
+        build.build(report.say)
     run(report, *arguments)
 
 
 def main(words):
-    names = [word for word in words if not word.startswith("-")] or list(GROUPS)
+    names = [word for word in words if not word.startswith("-")] or GROUPS + (FOREIGN if "--all" in words else [])
     for word in words:
-        if word.startswith("-") and word != "--list" or not word.startswith("-") and word.split(".")[0] not in GROUPS + EXTRA:
+        if word.startswith("-") and word not in ("--list", "--all") or not word.startswith("-") and word.split(".")[0] not in GROUPS + EXTRA:
             print(f"test: there is no '{word}'; the groups are {', '.join(GROUPS + EXTRA)} (see --help)", file=sys.stderr)
             return 1
     if "--list" in words:
@@ -285,7 +299,8 @@ def main(words):
     if "unit" in wanted:
         attempt(report, "unit", lambda: build_and(run_unit, plain, report, "unit", plain, parts_of("unit", names)))
     if "check" in wanted:
-        run_check(report, parts_of("check", names))
+        with report.part("check"):
+            run_check(report, parts_of("check", names))
     if "sanitize" in wanted:
         attempt(report, "sanitize", lambda: build_and(run_unit, sanitized, report, "sanitize", sanitized, parts_of("sanitize", names)))
     if "race" in wanted:
@@ -307,14 +322,22 @@ def test_guests(report, architecture, names, build, images):
         skip_rest(report, expected)
         return
     try:
-        paths = images.paths()      # first: with them comes what the cross compiler needs
-        build.build(report.say, seconds_left(builds.BUILD_SECONDS))
+        with report.part("waiting for images"):
+            paths = images.paths()      # first: with them comes what the cross compiler needs
+        with report.part(os.path.basename(build.path)):
+            build.build(report.say, seconds_left(builds.BUILD_SECONDS))
+        if any(name.startswith("vm.agent.") for name in expected):    # not cross compiled yet
+            paths = {**paths, **builds.make_agent(build, report.say)}
+        with tempfile.TemporaryDirectory(prefix="vmm-package.", dir=build.path) as folder:
+            if any(name.startswith("vm.package.") for name in expected):
+                builds.make_package(build, folder)
+                paths = {**paths, "VMM_TEST_PACKAGE": folder}
+            with report.part("guests of " + architecture):
+                run_guests(report, build, architecture, paths, expected)
     except BuildFailed:
         if seconds_left(1):
             raise
         skip_rest(report, expected)
-        return
-    run_guests(report, build, architecture, paths, expected)
 
 
 def on_signal(number, _):

@@ -1,6 +1,9 @@
 """Results as they come in, and their sum."""
+import collections
+import contextlib
 import sys
 import threading
+import time
 
 AGAIN = 12      # lines of a failed test's log that are repeated at the end
 
@@ -10,6 +13,8 @@ class Report:
         self.passed = self.failed = self.skipped = 0
         self._lock = threading.Lock()
         self._failures = []     # (name, log)
+        self._reasons = collections.Counter()   # why tests were skipped
+        self._parts = {}        # seconds, by the name of a part
 
     def say(self, text):
         with self._lock:
@@ -29,18 +34,32 @@ class Report:
                 self._failures.append((name, log.splitlines()))
             else:
                 self.skipped += 1
+                self._reasons[(reason or note).lstrip(": ")] += 1
+
+    @contextlib.contextmanager
+    def part(self, name):
+        """The time that it takes is told at the end. Parts may run side by side."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._parts[name] = self._parts.get(name, 0) + time.monotonic() - begin
 
     def lines(self, *prefixes):
         return Lines(self, prefixes)
 
     def finish(self):
-        """What failed once more, for who reads the end alone; the last line; the exit code."""
+        """What failed once more, why tests were skipped, where the time went, for who reads the end alone; the last line; the exit code."""
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         sys.stderr.flush()
         for name, log in self._failures:
             print(f"failed: {name}")
             for line in log[-AGAIN:]:
                 print(f"    {line}")
+        for reason, count in self._reasons.most_common():
+            print(f"skipped {count}: {reason}")
+        print("minutes: " + ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in self._parts.items()))
         print(f"{self.passed} passed, {self.failed} failed{skipped}", flush=True)
         return 1 if self.failed or not self.passed else 0
 

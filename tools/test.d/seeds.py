@@ -2,10 +2,12 @@
 tests/data/NAME_fuzz are taken too."""
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
 import struct
+import tarfile
 import zlib
 
 from builds import ROOT
@@ -58,8 +60,10 @@ def compressed(data):
     yield b"\x28\xb5\x2f\xfd" + bytes(16) + size
 
 
-def accesses(*each):
-    return b"".join(struct.pack("<BBHI", *one) for one in each)
+def accesses(where, *each):
+    """As pci_fuzz.cpp reads them: (size, offset, value) is a write, (size, offset) a read."""
+    where = ("bar", "configuration", "window", "ports").index(where)
+    return b"".join(struct.pack("<BBHI", len(one) - 2 | where << 1 | one[0] - 1 << 3, 0, one[1], one[2] if len(one) > 2 else 0) for one in each)
 
 
 def rings(features=7):
@@ -136,6 +140,43 @@ CONFIG = {"kernel": "bzImage", "initrd": "initrd", "append": "quiet", "mem": "2G
           "vsock": "/run/v,cid=3", "serial": "file:out", "control": "/run/ctl", "name": "one"}
 
 
+def layers():
+    """Archives with all that a layer may have, plain and packed."""
+    for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=format) as tar:
+            for name, type, link in ((b"d", tarfile.DIRTYPE, ""), (b"d/f", tarfile.REGTYPE, ""), (b"d/.wh.x", tarfile.REGTYPE, ""),
+                                     (b"d/.wh..wh..opq", tarfile.REGTYPE, ""), (b"l", tarfile.SYMTYPE, "../d"), (b"l/g", tarfile.LNKTYPE, "d/f"),
+                                     (b"h", tarfile.LNKTYPE, "below"), (b"n", tarfile.CHRTYPE, ""), (b"p", tarfile.FIFOTYPE, ""),
+                                     (b"n" * 99, tarfile.REGTYPE, "")):
+                info = tarfile.TarInfo(name.decode())
+                info.type, info.linkname, info.devmajor, info.devminor = type, link, 1, 3
+                if format == tarfile.PAX_FORMAT:
+                    info.pax_headers = {"SCHILY.xattr.security.capability": "x", "mtime": "1.5"}
+                content = b"content" if name == b"d/f" else b""
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        yield file.getvalue()
+        yield gzip.compress(file.getvalue())
+
+
+def erofs():
+    """A layer's image: a root with one file."""
+    inode = "<HHHHQIIIIQII16x"
+    names = [b".", b"..", b"a"]
+    entries, at = b"", 12 * len(names)
+    for nid, type, name in zip((2, 2, 8), (2, 2, 1), names):
+        entries += struct.pack("<QHBB", nid, at, type, 0)
+        at += len(name)
+    content = entries + b"".join(names)
+    image = bytearray(3 * 4096)
+    struct.pack_into("<IIIBBHQQIII", image, 1024, 0xE0F5E1E2, 0, 3, 12, 0, 2, 2, 0, 0, 3, 2)
+    struct.pack_into(inode, image, 2 * 4096 + 64, 5, 0, 0o40755, 0, len(content), 0, 2, 0, 0, 0, 0, 2)
+    image[2 * 4096 + 128:2 * 4096 + 128 + len(content)] = content
+    struct.pack_into(inode, image, 2 * 4096 + 256, 1, 0, 0o100644, 0, 7, 1, 8, 0, 0, 0, 0, 1)
+    return bytes(image)
+
+
 def of(name):
     seeds = []
     if name == "elf":
@@ -148,20 +189,36 @@ def of(name):
         seeds = [arm64_image(), stream, zboot(stream)]
     elif name == "config":
         seeds = [json.dumps(CONFIG).encode(), b"root.img,ro,serial=X,direct,io=uring,queues=4,queue-size=64,bps=1M,iops-burst=5",
-                 b"user,hostfwd=tcp:1.2.3.4:1-10.0.2.15:2,network=10.1.0.0/24,dns=10.1.0.9,ipv6=on,mac=52:54:00:01:02:03", b"512MiB",
+                 b"user,hostfwd=tcp:1.2.3.4:1-10.0.2.15:2,network=10.1.0.0/24,dns=10.1.0.9,ipv6=on,deny=fd00::/8,mac=52:54:00:01:02:03", b"512MiB",
                  b"socket:/run/x"]
     elif name == "control":
         seeds = [b'{"version":1,"command":"balloon","argument":"1G"}', b'{"ok":true,"result":{"state":"running"}}', b'{"ok":false,"error":"x"}']
     elif name == "pci":
-        common = [(5, 0, 0x14, 1), (1, 0, 0x14, 3), (9, 0, 8, 1), (9, 0, 0xC, 1), (1, 0, 0x14, 11), (5, 0, 0x16, 0), (5, 0, 0x18, 16),
-                  (9, 0, 0x20, 0), (9, 0, 0x28, 0x100), (9, 0, 0x30, 0x200), (5, 0, 0x1C, 1), (1, 0, 0x14, 15), (1, 0, 0x14, 0)]
-        seeds = [accesses(*common), accesses((7, 0, 0x8004, 6), (11, 0, 0x8010, 0xFFFFFFFF), (10, 0, 0x8010, 0), (10, 0, 0x8000, 0))]
+        common = [(1, 0x14, 1), (1, 0x14, 3), (4, 8, 1), (4, 0xC, 1), (1, 0x14, 11), (2, 0x16, 0), (2, 0x18, 16), (4, 0x20, 0),
+                  (4, 0x28, 0x100), (4, 0x30, 0x200), (2, 0x1C, 1), (1, 0x14, 15), (1, 0x14, 0)]
+        config = [(2, 0x8004, 6), (4, 0x8010, 0xFFFFFFFF), (4, 0x8010), (4, 0x8000)]
+        table = [(4, 0x4000, 0xFEE00000), (8, 0x4008, 0x41), (6, 0x4006), (6, 0x400C), (4, 0x400C, 0), (8, 0x6000)]
+        seeds = [accesses("bar", *common), accesses("configuration", *config), accesses("bar", *table),
+                 accesses("ports", (4, 0, 0x80000800), (4, 4), (2, 6), (1, 3))]
+    elif name == "layer":
+        seeds = [*layers(), erofs()]
     elif name == "qcow2":
         seeds = [qcow2(), qcow2(version=2), qcow2(order=0), qcow2(snapshots=1), qcow2(compression=1)]
     elif name == "archive":
         seeds = [*archive_parts()]
         with open(os.path.join(ROOT, "tests/data/snapshot-v1.vmm"), "rb") as file:
             seeds.append(file.read())
+    elif name == "restore":
+        # Of each kind: as it is saved, some fields cut, longer, or left out; of a virtio device, whose transport is the rest.
+        edits = b"".join(struct.pack("<BBHB", *one) for one in ((0, 0, 3, 0), (0, 2, 0, 255), (2, 1, 0, 0), (8, 2, 3, 4), (11, 0, 5, 0)))
+        for kind in range(12):
+            own = b"\x00" if kind >= 7 else b""
+            seeds += [bytes([kind]) + own + b"\x01", *(bytes([kind]) + own + b"\x01" + edits[i:i + 5] for i in range(0, len(edits), 5))]
+    elif name == "restore_vcpu":
+        # Of nested and vector state, lists of MSRs and CPUID: other lengths, other bytes.
+        edits = [struct.pack("<BBHB", *one) for one in ((11, 0, 128, 0), (11, 2, 4, 255), (5, 0, 8192, 0), (5, 2, 512, 255), (9, 0, 60, 0),
+                                                        (0, 0, 46, 0), (4, 2, 3, 1), (10, 2, 8, 7), (1, 1, 0, 0))]
+        seeds = [bytes([kind, 1]) for kind in range(3)] + [bytes([kind, 1]) + edit for kind in range(3) for edit in edits]
     elif name == "snapshot":
         seeds = [states(), manifest(), manifest(parent={"path": "../base", "digest": "0"})]
     elif name in ("balloon", "block", "net", "rng", "vsock"):

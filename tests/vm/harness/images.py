@@ -9,28 +9,26 @@ from .architecture import HERE
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 
-def stock(variable, name):
-    return {variable: ["kernel/stock", "--print", "vmlinuz", name],
-            f"{variable}_INITRD": ["kernel/stock", "--print", "initrd.img", name]}
-
-
 # Variable, recipe that makes the image and prints its path; first what takes the network.
 EVERYWHERE = {
     "VMM_TEST_ROOT": ["rootfs/build"],
-    **stock("VMM_TEST_STOCK612", "CLOUD6.12"),
-    "VMM_TEST_INITRAMFS": ["initramfs/build"],
+    "VMM_TEST_INITRAMFS": ["initramfs/build", "--kernel", "CLOUD6.12"],
 }
 RECIPES = {
     "x86_64": {
         **EVERYWHERE,
-        **stock("VMM_TEST_STOCK61", "CLOUD6.1"),
-        "VMM_TEST_KERNEL": ["kernel/build", "--print", "vmlinux"],
-        "VMM_TEST_BZIMAGE": ["kernel/build", "--print", "bzImage"],
+        "VMM_TEST_KERNEL": ["kernel/stock", "--print", "vmlinux", "CLOUD6.12"],
+        "VMM_TEST_BZIMAGE": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
+        "VMM_TEST_BUSYBOX": ["container/build"],
+        "VMM_TEST_STOCK61": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.1"],
+        "VMM_TEST_STOCK61_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.1"],
+        "VMM_TEST_CLEAN_ROOT": ["clean-root/build"],
     },
     "aarch64": {
         **EVERYWHERE,
-        **stock("VMM_TEST_GENERIC612", "GENERIC6.12"),
-        "VMM_TEST_KERNEL": ["kernel/build", "--print", "Image"],
+        "VMM_TEST_KERNEL": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
+        "VMM_TEST_GENERIC612": ["kernel/stock", "--print", "vmlinuz", "GENERIC6.12"],
+        "VMM_TEST_GENERIC612_INITRD": ["initramfs/build", "--kernel", "GENERIC6.12"],
     },
 }
 
@@ -39,6 +37,16 @@ def recipe(architecture, variable):
     """The command that makes an image."""
     program, *words = RECIPES[architecture][variable]
     return [os.path.join(ROOT, "guest-images", program), "--arch", architecture, *words]
+
+
+def package_command(build, folder):
+    return [os.path.join(ROOT, "tools/package"), "--build", build, "--out", folder]
+
+
+def agent_recipe(build):
+    """The same for the initramfs of the guest agent of a build directory."""
+    return [os.path.join(ROOT, "guest-images/initramfs/build"), "--kernel", "CLOUD6.12", "--agent",
+            os.path.join(build, "guest-images/agent/vmm-agent")]
 
 
 class Images:
@@ -53,17 +61,27 @@ class Images:
     def _copy_of_program(self):
         near = os.path.join(self._work, "bin")
         os.makedirs(near)
-        for program in ("src/cli/vmm", "src/user_net/vmm-net"):
-            shutil.copy2(os.path.join(self.build, program), near)
+        for program in ("src/cli/vmm", "src/user_net/vmm-net", "src/engine/cli/vmm-engine"):
+            path = os.path.join(self.build, program)
+            if os.path.exists(path) or "engine" not in program:     # a cross build has no engine
+                shutil.copy2(path, near)
         return os.path.join(near, "vmm")
 
     def path(self, variable):
         """The image itself; not to be written to."""
         if variable not in os.environ:
-            result = subprocess.run(recipe(HERE, variable), text=True, stdout=subprocess.PIPE, check=True,
-                                    env=self._environment)
+            command = agent_recipe(self.build) if variable == "VMM_TEST_AGENT" else recipe(HERE, variable)
+            result = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True, env=self._environment)
             os.environ[variable] = result.stdout.split()[-1]
         return os.environ[variable]
+
+    def package(self):
+        """A folder with the Debian package and the archive of the program."""
+        if "VMM_TEST_PACKAGE" not in os.environ:
+            folder = os.path.join(self._work, "package")
+            subprocess.run(package_command(self.build, folder), check=True, stdout=subprocess.DEVNULL, env=self._environment)
+            os.environ["VMM_TEST_PACKAGE"] = folder
+        return os.environ["VMM_TEST_PACKAGE"]
 
     def near(self, variable):
         """A copy in memory, made once."""
@@ -76,4 +94,6 @@ class Images:
     kernel = property(lambda self: self.near("VMM_TEST_KERNEL"))
     bzimage = property(lambda self: self.near("VMM_TEST_BZIMAGE"))
     initramfs = property(lambda self: self.near("VMM_TEST_INITRAMFS"))
+    busybox = property(lambda self: self.near("VMM_TEST_BUSYBOX"))
+    agent = property(lambda self: self.near("VMM_TEST_AGENT"))
     root = property(lambda self: self.near("VMM_TEST_ROOT"))

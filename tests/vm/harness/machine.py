@@ -15,7 +15,7 @@ def with_ticks(options):
     then comes between `sti` and `hlt`, and an idle vCPU sleeps over what it was woken for, until the next interrupt:
     minutes later, where idle vCPUs have no ticks. So they have some there."""
     options = [str(option) for option in options]
-    if not host.is_emulated() or "--kernel" not in options:
+    if not host.is_emulated() or "--kernel" not in options or "--restore" in options:
         return options
     if "--append" not in options:
         return [*options, "--append", "nohz=off"]
@@ -58,9 +58,8 @@ class Machine:
         return self.process.poll() is None
 
     def errors(self):
-        self._errors.flush()
-        self._errors.seek(0)
-        return self._errors.read()
+        with open(self._errors.name) as file:    # after end(), too
+            return file.read()
 
     def wait(self, timeout=60):
         """The exit code."""
@@ -121,7 +120,7 @@ class Machine:
         self.process.send_signal(number)
 
     def power_off(self):
-        """Ends a guest of the small kernel at once, through its own ACPI."""
+        """Ends a guest at once, through its own ACPI."""
         self.console.send("sync; echo o >/proc/sysrq-trigger; sleep 60\n")
         return self.ends(0)
 
@@ -139,7 +138,7 @@ class Machine:
         self._errors.close()
 
 
-def eventually(condition, timeout, what, patience=1.0):
+def eventually(condition, timeout, what, patience=1.0, every=0.05):
     """Waits until condition() holds; its value."""
     deadline = time.monotonic() + timeout * patience
     while True:
@@ -148,4 +147,4 @@ def eventually(condition, timeout, what, patience=1.0):
             return value
         if time.monotonic() > deadline:
             raise Failure(f"{what}: not within {timeout * patience:.0f} s")
-        time.sleep(0.05)
+        time.sleep(every)
