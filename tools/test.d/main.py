@@ -23,7 +23,7 @@ GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
 EXTRA = ["race", "aarch64"]       # only by name
 UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
-FUZZ_SEED = int(os.environ.get("VMM_FUZZ_SEED", "1"))
+SEED = int(os.environ.get("VMM_TEST_SEED", "1"))
 GUEST_SECONDS = 2700
 HOST_DIED = 125         # tools/test-host's exit code for it
 HOSTS = 3               # that are tried
@@ -57,7 +57,7 @@ class Case:
 
 def run_program(report, group, program, only):
     name, command, environment, folder = program
-    options = []
+    options = [f"--gtest_random_seed={SEED}"]
     if only:
         options.append("--gtest_filter=" + ":".join(only))
     env = {**os.environ, **environment, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -123,7 +123,7 @@ def run_fuzzer(report, build, name):
             with open(os.path.join(corpus, f"seed{i}"), "wb") as file:
                 file.write(seed)
         # A crash prints its input, in base64: it can be tried again from the log alone. One seed finds the same again.
-        command = [binary, f"-max_total_time={FUZZ_SECONDS}", f"-seed={FUZZ_SEED}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=16384",
+        command = [binary, f"-max_total_time={FUZZ_SECONDS}", f"-seed={SEED}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=16384",
                    f"-artifact_prefix={work}/", "-print_final_stats=1", corpus]
         code, output, seconds = jobs.run(command, FUZZ_SECONDS + 60, cwd=work,
                                          env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1",

@@ -301,7 +301,7 @@ bool may_mount(const TestDirectory& directory, const std::string& image) {
 TEST(LayerProperty, MergedLayersAreWhatTheSpecificationSays) {
   read_names_as_utf8();
   constexpr std::uint32_t kRounds = 60;
-  // Others by --gtest_shuffle --gtest_random_seed=N.
+  // Others by --gtest_random_seed=N (tools/test: $VMM_TEST_SEED).
   const auto first_seed =
       1 + kRounds * static_cast<std::uint32_t>(testing::UnitTest::GetInstance()->random_seed());
   int mounted = 0;
