@@ -688,9 +688,11 @@ def resumed_as_the_same_machine(t):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    disk, saved = t.file("disk.img", b"first", size=1 << 20), t.path("saved")
-    machine = t.small("--disk", disk, "--net", f"user,hostfwd=tcp::{port}-:80", "--vsock", t.path("vsock"))
+    disk, image, saved = t.file("disk.img", b"first", size=1 << 20), t.path("disk.qcow2"), t.path("saved")
+    host.run(t.images.vmm, "disk", "create", image, "64M")
+    machine = t.small("--disk", disk, "--disk", image, "--net", f"user,hostfwd=tcp::{port}-:80", "--vsock", t.path("vsock"))
     mac = machine.ctl("status")["nets"][0]["mac"]
+    machine.run("head -c 3000000 /dev/urandom | tee /tmp/written >/dev/vdb")
     machine.ctl("snapshot", t.path("live"))
     result = subprocess.run([t.images.vmm, "--resume", t.path("live"), "--control", t.path("c"), "--serial", "none"], text=True,
                             capture_output=True, stdin=subprocess.DEVNULL)
@@ -702,7 +704,7 @@ def resumed_as_the_same_machine(t):
     t.equal(again.errors(), "")
     t.equal(again.ctl("status")["nets"][0]["mac"], mac, "its address")
     t.true(os.path.exists(t.path("vsock")), "its vsock socket")
-    again.run("echo -n later >/dev/vda; sync")
+    again.run("head -c 3000000 /dev/vdb | cmp - /tmp/written; echo -n later >/dev/vda; sync")
     again.console.send("reboot -f\n")
     again.console.expect("vmm-guest: init up")
     t.equal(again.run("head -c 5 /dev/vda"), "later", "after a reboot with its own kernel")

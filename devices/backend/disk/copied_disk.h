@@ -72,6 +72,7 @@ class CopiedDisk : public Disk {
   const std::string& name() const override { return inner_->name(); }
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
   Result<void> sync() override { return inner_->sync(); }
+  Result<void> settle() override { return inner_->settle(); }
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override {
     return inner_->read(offset, target);
   }

@@ -91,6 +91,9 @@ class Disk {
   virtual std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) = 0;
   // All completed writes are on stable storage when it returns. Blocks.
   virtual Result<void> sync() = 0;
+  // As sync(), and the file is as it will be when the disk is closed: unless something is written
+  // first, closing it changes nothing. While nothing is in flight.
+  virtual Result<void> settle() { return sync(); }
   // Reads [offset, offset + target's size) on the calling thread.
   virtual Result<void> read(std::uint64_t offset, std::span<std::byte> target) = 0;
   // The first part at or behind `offset`, which is inside of the disk, that may hold other bytes

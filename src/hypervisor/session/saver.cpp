@@ -221,6 +221,8 @@ Result<void> Saver::copy_disk(const std::string& name, disk::CopiedDisk& disk, J
       .device = name,
       .path = std::filesystem::absolute(disk.name(), error).lexically_normal().string(),
       .size = disk.info().size});
+  // The machine's end must not change the file behind the time that is noted here.
+  if (job.request.stop && !disk.info().read_only) TRY(disk.settle());
   struct stat status{};
   // Of one that came out of an archive there is no file to refer to.
   if (::stat(disk.name().c_str(), &status) == 0) {

@@ -79,6 +79,8 @@ class Chain {
   // The disk has another size from now on, for this object alone: Image::write_size() tells the
   // file. The L1 table has to be large enough.
   void set_size(std::uint64_t size);
+  // See Disk::settle().
+  int settle() { return is_raw() ? layers_[0].raw->sync() : top().settle(); }
   int flush() { return is_raw() ? layers_[0].raw->sync() : top().flush(); }
 
  private:

@@ -41,9 +41,7 @@ Image::Image(std::unique_ptr<RawFile> file, Access access)
 
 Image::~Image() {
   if (access_ == Access::read || !refcounts_ || abandoned_) return;
-  // What the first one unmaps, the second one counts.
-  int error = flush();
-  if (error == 0 && !is_clean()) error = flush();
+  const int error = settle();
   // check: unlimited-log allowed, once an image
   if (error != 0) log::error("disk '{}' was not closed well: {}", name(), std::strerror(error));
 }

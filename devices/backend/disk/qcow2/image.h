@@ -51,7 +51,7 @@ class Image {
  public:
   enum class Access : std::uint8_t { read, write };
   static Result<std::unique_ptr<Image>> open(std::unique_ptr<RawFile> file, Access access);
-  // Flushes; an error there is logged.
+  // Closes it well; an error there is logged.
   ~Image();
   // The file goes away: nothing is left to be flushed.
   void abandon() { abandoned_ = true; }
@@ -83,6 +83,8 @@ class Image {
   int write_size();
 
   int flush();
+  // Flushes, and leaves nothing for a later flush to do. While nothing is in flight.
+  int settle();
   // Whether flush() would only have to sync the file.
   bool is_clean() const {
     return clean_.load(std::memory_order_acquire) == changes_.load(std::memory_order_acquire);

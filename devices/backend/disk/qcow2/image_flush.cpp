@@ -68,6 +68,14 @@ int Image::flush() {
   return 0;
 }
 
+int Image::settle() {
+  // What the first one unmaps, the second one counts.
+  int error = flush();
+  if (error == 0 && !is_clean()) error = flush();
+  if (error == 0) storage_.trim();
+  return error;
+}
+
 // Copies what is dirty, so that it can be written while others change it.
 int Image::collect(Writing& writing) {
   for (L2Table& table : cache_->tables()) {

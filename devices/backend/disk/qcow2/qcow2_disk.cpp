@@ -33,11 +33,9 @@ std::unique_ptr<Channel> Qcow2Disk::open_channel(EventLoop& loop, std::function<
   return std::make_unique<Qcow2Channel>(*chain_, io_, loop, std::move(ready));
 }
 
-Result<void> Qcow2Disk::sync() {
-  if (const int error = chain_->flush(); error != 0) {
-    return fail_errno_text(error, fmt::format("cannot flush disk '{}'", name()));
-  }
-  return {};
+Result<void> Qcow2Disk::flushed(int error) const {
+  if (error == 0) return {};
+  return fail_errno_text(error, fmt::format("cannot flush disk '{}'", name()));
 }
 
 Result<void> Qcow2Disk::read(std::uint64_t offset, std::span<std::byte> target) {

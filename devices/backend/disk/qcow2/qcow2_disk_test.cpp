@@ -241,6 +241,28 @@ TEST_P(ImageTest, ReadOnlyChangesNothing) {
   EXPECT_TRUE(TemporaryDirectory::content(path_) == before);
 }
 
+// A saved machine that ends must not change its disk behind the save.
+TEST_P(ImageTest, IsSettledBeforeItIsClosed) {
+  write(1u << 20, 1u << 20, 'a');
+  ASSERT_EQ(disk_->range(Operation::discard, 0, 2u << 20), 0);
+  write(3u << 20, 200u << 10, 'b');
+  ASSERT_TRUE(disk_->disk().settle());
+  const auto content = TemporaryDirectory::content(path_);
+  struct stat before{}, after{};
+  ASSERT_EQ(::stat(path_.c_str(), &before), 0);
+  disk_.reset();
+  ASSERT_EQ(::stat(path_.c_str(), &after), 0);
+  EXPECT_EQ(before.st_mtim.tv_sec, after.st_mtim.tv_sec);
+  EXPECT_EQ(before.st_mtim.tv_nsec, after.st_mtim.tv_nsec);
+  EXPECT_TRUE(TemporaryDirectory::content(path_) == content);
+  // And it goes on after that, when the save failed.
+  open();
+  ASSERT_TRUE(disk_->disk().settle());
+  model_.assign(kSize, '\0');
+  ASSERT_EQ(disk_->write(0, model_), 0);
+  expect_right();
+}
+
 TEST(Qcow2Disk, DiscardGivesSpaceBack) {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/disk";

@@ -51,11 +51,7 @@ Storage::Storage(std::unique_ptr<RawFile> file)
   first_size_ = used_;
 }
 
-Storage::~Storage() {
-  if (file_->kind() != RawFile::Kind::file || file_->info().read_only) return;
-  // What is left of it is room for the next one; an error changes nothing.
-  if (used_ < size()) (void)!::ftruncate(file_->fd(), static_cast<off_t>(used_));
-}
+Storage::~Storage() { trim(); }
 
 int Storage::read_some(std::uint64_t offset, std::span<std::byte> target) const {
   while (!target.empty()) {
@@ -114,6 +110,16 @@ int Storage::grow(std::uint64_t end) {
   file_->note_written();
   size_.store(grown, std::memory_order_relaxed);
   return 0;
+}
+
+void Storage::trim() {
+  if (file_->kind() != RawFile::Kind::file || file_->info().read_only) return;
+  std::lock_guard lock(mutex_);
+  if (used_ >= size()) return;
+  // After an error what is left is room for the next one.
+  if (::ftruncate(file_->fd(), static_cast<off_t>(used_)) == 0) {
+    size_.store(used_, std::memory_order_relaxed);
+  }
 }
 
 int Storage::punch(std::uint64_t offset, std::uint64_t length) {

@@ -14,8 +14,7 @@ namespace vmm::disk::qcow2 {
 class Storage {
  public:
   explicit Storage(std::unique_ptr<RawFile> file);
-  // Cuts off what grow() took too much.
-  ~Storage();
+  ~Storage();  // trims
 
   RawFile& file() { return *file_; }
   const RawFile& file() const { return *file_; }
@@ -27,6 +26,8 @@ class Storage {
   int write(std::uint64_t offset, std::span<const std::byte> source);
   // Makes room up to `end`; rounds up, so that it is rare.
   int grow(std::uint64_t end);
+  // Cuts off what grow() took too much.
+  void trim();
   int punch(std::uint64_t offset, std::uint64_t length);
   // All that was written is on stable storage when it returns.
   int sync();
