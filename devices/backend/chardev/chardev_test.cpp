@@ -468,6 +468,8 @@ class TerminalTest : public ::testing::Test {
     if (child == 0) {
       const rlimit none{};
       (void)::setrlimit(RLIMIT_CORE, &none);
+      // What whoever started the test ignores (a shell's job in the background: SIGINT) stays so.
+      for (int signal = 1; signal <= SIGRTMAX; ++signal) (void)::signal(signal, SIG_DFL);
       ::setsid();
       ::dup2(slave_.get(), 0);
       ::dup2(slave_.get(), 1);
