@@ -267,7 +267,8 @@ std::vector<Section> boot_sections() {
          "connect its cards and vsock device; without them a card of kind user works, its "
          "published ports and the host's loopback left out, other cards have no link"},
         {"--serial", "its console, this terminal if not given"},
-        {"--kernel, --initrd", "what a guest that resets boots; without them it ends"},
+        {"--kernel, --initrd",
+         "what a guest that resets boots; else what it booted before, which the snapshot has"},
         {"--disk PATH",
          "keeps there, in a new qcow2 image over the snapshot's, what the machine writes to its "
          "disk; once for each"},
@@ -292,7 +293,7 @@ std::vector<Section> boot_sections() {
        Section::In::manual},
       {"Exit status",
        {},
-       {{"0", "the guest powered off (or reset, with --no-reboot or restored without --kernel)"},
+       {{"0", "the guest powered off (or reset, with --no-reboot)"},
         {"1", "the machine did not start; one sentence on standard error says why"},
         {"2", "the guest's kernel panicked"},
         {"3", "the guest's processor shut down (triple fault)"},

@@ -110,10 +110,13 @@ class Restoring {
     attached_ = std::move(saved.attached);
     config_ = same_ ? attached_ : saved.machine;
     config_.rng = saved.machine.rng;
-    // A guest of a copy that resets boots what the person named, or nothing.
+    // A guest that resets boots what the person named, or else what the snapshot has.
     if (given_.has("kernel")) {
       config_.kernel = mine.kernel;
       config_.initrd = mine.initrd;
+    } else if (!snapshot_.manifest().boot.empty()) {
+      config_.kernel.clear();
+      config_.initrd.clear();
     }
     if (given_.has("name")) config_.name = mine.name;
     if (given_.has("control")) config_.control = mine.control;
@@ -314,8 +317,6 @@ Result<RestoredMachine> restored_machine(const snapshot::Source& snapshot,
 Result<MachineConfig> own_connections(const snapshot::Source& snapshot) {
   const auto [machine, attached, unused] = TRY(machine_in(snapshot));
   MachineConfig own;
-  own.kernel = attached.kernel;
-  own.initrd = attached.initrd;
   const auto& entries = snapshot.manifest().disks;
   for (std::size_t i = 0; i < entries.size() && i < machine.disks.size(); ++i) {
     if (!entries[i].file.empty()) continue;

@@ -25,8 +25,9 @@ struct RestoredMachine {
 };
 
 // `given`: what the person said. Networks other than `user` have no link and the vsock device
-// nobody who answers, published ports are left out, unless --net and --vsock name them; without
-// --kernel the machine ends when its guest resets. `--disk PATH` says where what is written to a
+// nobody who answers, published ports are left out, unless --net and --vsock name them. Without
+// --kernel a guest that resets boots the snapshot's own copy; of a snapshot that has none the
+// machine ends then. `--disk PATH` says where what is written to a
 // disk of the snapshot is kept, one for each; `--disk blkN=PATH` names the file of a read-only disk
 // that the snapshot has no copy of. What cannot change (memory, vCPUs) is refused.
 //
@@ -37,7 +38,7 @@ enum class As : std::uint8_t { copy, same };
 Result<RestoredMachine> restored_machine(const snapshot::Source& snapshot,
                                          const GivenMachine& given, As as = As::copy);
 
-// What restores a machine of one's own with its kernel, read-only disks and `user` networks, as
+// What restores a machine of one's own with its read-only disks and `user` networks, as
 // somebody would give it: to be used only where the names in the snapshot are the caller's.
 Result<MachineConfig> own_connections(const snapshot::Source& snapshot);
 

@@ -293,8 +293,6 @@ TEST_F(RestoredMachineTest, ItsOwnerMayPassAllNamesOn) {
   const auto own = own_connections(**source);
   ASSERT_TRUE(own) << own.error().message();
   MachineConfig wanted;
-  wanted.kernel = "vmlinux";
-  wanted.initrd = "initrd";
   wanted.disks = {{.id = "blk1", .path = path("data,img"), .format = disk::ImageFormat::raw}};
   wanted.nets.resize(2);
   wanted.nets[0].kind = virtio::NetKind::user;
@@ -307,7 +305,6 @@ TEST_F(RestoredMachineTest, ItsOwnerMayPassAllNamesOn) {
   ASSERT_TRUE(take_text(given, to_json_text(*own).value(), "test"));
   const auto copy = restored_machine(**source, given);
   ASSERT_TRUE(copy) << copy.error().message();
-  EXPECT_EQ(copy->config.kernel, "vmlinux");
   EXPECT_EQ(copy->config.nets, wanted.nets);
   EXPECT_EQ(copy->config.disks.at(0).path, path("data,img"));
   EXPECT_TRUE(copy->unconnected.empty());
@@ -353,6 +350,10 @@ TEST_F(ResumedMachineTest, IsConnectedToWhatItWas) {
   EXPECT_EQ(config.nets.at(1).tap, "t0");
   EXPECT_EQ(config.nets.at(1).mac->text(), "52:54:00:12:34:56");
   EXPECT_TRUE(machine->unconnected.empty());
+  kernel_ = disk_path_;  // any file
+  ASSERT_TRUE(save("kept"));
+  EXPECT_EQ(resumed("kept")->config.kernel, "") << "what a reset boots is in the snapshot";
+  EXPECT_EQ(resumed("kept", {{"kernel", "mine"}})->config.kernel, "mine");
   const auto other = resumed("one", {{"serial", "none"}, {"vsock", "/other,cid=9"}});
   ASSERT_TRUE(other);
   EXPECT_EQ(other->config.serial.kind, chardev::Kind::none);

@@ -16,7 +16,7 @@ namespace vmm {
 
 struct MachineConfig {
   std::string name;    // shown in status; empty: none
-  std::string kernel;  // path of a bzImage or vmlinux; empty: restored, and boots nothing later
+  std::string kernel;  // path of a bzImage or vmlinux; empty: restored, and the snapshot's
   std::string initrd;  // path, or empty
   std::string append;  // words behind the default command line
   std::uint64_t memory = 512u << 20;  // bytes

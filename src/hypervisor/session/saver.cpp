@@ -63,7 +63,7 @@ struct Saver::Job {
             .file = memory_file.get(),
             .path = writer->path_of(snapshot::kMemoryFile)};
   }
-  Result<void> complete(Progress& progress);
+  Result<void> complete(const snapshot::BootFiles& boot, Progress& progress);
   Result<void> complete_disk(const Copy& copy, Progress& progress);
   protocol::Saved result() const;
   // What is not whole leaves nothing behind: no copy goes on, no process, no file.
@@ -74,13 +74,15 @@ struct Saver::Job {
   }
 };
 
-Result<void> Saver::Job::complete(Progress& progress) {
+Result<void> Saver::Job::complete(const snapshot::BootFiles& boot, Progress& progress) {
   if (child) layer = TRY(child->wait(progress));
   child.reset();
   const auto size = manifest.memory_size();
   TRY(sync_sparse(memory_file.get(), size, progress));
   progress.begin("hashing memory", snapshot::sparse_size(memory_file.get(), size));
   manifest.memory_digest = TRY(snapshot::digest_of_sparse(memory_file.get(), size, progress));
+  manifest.boot = TRY(
+      snapshot::keep_boot_files(*writer, boot, parent ? &parent->manifest() : nullptr, progress));
   for (const auto& copy : copies) TRY(complete_disk(copy, progress));
   sections.put(snapshot::kMemorySection, layer);
   const auto states = TRY(sections.to_bytes());
@@ -125,7 +127,8 @@ protocol::Saved Saver::Job::result() const {
           .live = request.live};
 }
 
-Saver::Saver(snapshot::MachineTexts texts) : texts_(std::move(texts)) {}
+Saver::Saver(snapshot::MachineTexts texts, const snapshot::BootFiles& boot)
+    : texts_(std::move(texts)), boot_(boot) {}
 
 Saver::~Saver() = default;
 
@@ -148,7 +151,7 @@ Result<void> Saver::begin(Machine& machine, const SaveRequest& request, Progress
 
 Result<protocol::Saved> Saver::complete(Progress& progress) {
   const auto job = std::move(job_);
-  TRY(caught([&] { return job->complete(progress); }));
+  TRY(caught([&] { return job->complete(boot_, progress); }));
   if (job->tracking) tracked_ = job->digest;
   failed_.clear();
   return job->result();

@@ -18,6 +18,7 @@
 #include "src/base/progress.h"
 #include "src/base/result.h"
 #include "src/hypervisor/machine/machine.h"
+#include "src/hypervisor/snapshot/boot_files.h"
 #include "src/hypervisor/snapshot/memory_layer.h"
 #include "src/hypervisor/snapshot/write_tracker.h"
 #include "src/hypervisor/snapshot/writer.h"
@@ -33,8 +34,9 @@ using SaveRequest = protocol::Snapshot;
 
 class Saver {
  public:
-  // `texts`: of the machine's configuration, for the manifest.
-  explicit Saver(snapshot::MachineTexts texts);
+  // `texts`: of the machine's configuration, for the manifest. `boot`: what its guest boots when it
+  // resets; it must outlive this.
+  Saver(snapshot::MachineTexts texts, const snapshot::BootFiles& boot);
   ~Saver();
 
   // The machine, suspended yet, came from the snapshot of that digest: incremental ones may build
@@ -62,6 +64,7 @@ class Saver {
   Result<void> find_pages(Machine& machine, Job& job, Progress& progress);
 
   const snapshot::MachineTexts texts_;
+  const snapshot::BootFiles& boot_;
   // Digest of the snapshot since which it is known what was written to memory and disks; empty:
   // none.
   std::string tracked_;

@@ -33,6 +33,7 @@ class SaverTest : public ::testing::Test {
     config.kernel = folder_ + "/kernel";
     config.memory = 64u << 20;
     config.disks.push_back({.path = folder_ + "/disk"});
+    boot_ = std::move(*snapshot::open_boot_files(config.kernel, ""));
     auto machine = Machine::create(config, {.on_end = [](End, std::string) {}});
     ASSERT_TRUE(machine) << machine.error().message();
     machine_ = std::move(*machine);
@@ -57,7 +58,8 @@ class SaverTest : public ::testing::Test {
 
   std::string folder_;
   std::unique_ptr<Machine> machine_;
-  Saver saver_{snapshot::MachineTexts{.config = "{}", .attachments = {}}};
+  snapshot::BootFiles boot_;
+  Saver saver_{snapshot::MachineTexts{.config = "{}", .attachments = {}}, boot_};
 };
 
 TEST_F(SaverTest, CancelledAtAnyPointItLeavesNothing) {

@@ -41,6 +41,10 @@ int exit_code_of(End how) {
   return kExitInternal;
 }
 
+std::string descriptor_path(const UniqueFd& fd) {
+  return fmt::format("/proc/self/fd/{}", fd.get());
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Session>> Session::create(MachineConfig config, Start start) {
@@ -56,7 +60,7 @@ Result<void> Session::open() {
   }
   loop_ = TRY(EventLoop::create());
   tasks_ = std::make_unique<Tasks>(*loop_);
-  saver_ = std::make_unique<Saver>(start_.texts);
+  saver_ = std::make_unique<Saver>(start_.texts, boot_);
   jobs_ = std::make_unique<Jobs>(*loop_, [this](const auto& event) { publish(event); });
   TRY(watch_signals());
   if (!config_.control.empty()) {
@@ -94,13 +98,17 @@ Machine::Environment Session::environment() {
 }
 
 Result<void> Session::create_machine() {
-  // A guest that resets after it was restored boots the kernel that the person named.
   const auto snapshot = std::exchange(start_.snapshot, nullptr);
   if (!snapshot) {
     machine_ = TRY(Machine::create(config_, environment()));
+    boot_ = TRY(snapshot::open_boot_files(config_.kernel, config_.initrd));
     return {};
   }
   for (auto& file : TRY(snapshot->unpack_disks())) disk_files_.push_back(std::move(file));
+  // A guest that resets after it was restored boots the kernel that the person named, or else what
+  // the saved one booted.
+  boot_ = TRY(config_.kernel.empty() ? snapshot->open_boot()
+                                     : snapshot::open_boot_files(config_.kernel, config_.initrd));
   auto provided =
       TRY(snapshot->provide_memory([this](const std::string& text) { end_with_damage(text); }));
   pages_ = std::move(provided.server);
@@ -262,8 +270,10 @@ void Session::on_end(End how, const std::string& text) {
                                      quick_resets_, kQuickReset.count()));
       return;
     }
-    if (config_.kernel.empty()) {
-      fmt::print(stderr, "vmm: {}; it was restored without --kernel, so nothing boots again\n",
+    if (!boot_.kernel) {
+      fmt::print(stderr,
+                 "vmm: {}; its snapshot has no kernel, and --kernel named none, so nothing boots "
+                 "again\n",
                  text);
       finish(kExitPowerOff, text);
       return;
@@ -273,6 +283,14 @@ void Session::on_end(End how, const std::string& text) {
     return;
   }
   finish(exit_code_of(how), text);
+}
+
+// The files are those that it booted before, whatever has their names now.
+MachineConfig Session::booting_again() const {
+  MachineConfig config = config_;
+  config.kernel = descriptor_path(boot_.kernel);
+  config.initrd = boot_.initrd ? descriptor_path(boot_.initrd) : "";
+  return config;
 }
 
 void Session::reboot() {
@@ -292,7 +310,7 @@ void Session::make_again() {
         prefetcher_.reset();
         machine_.reset();
         pages_.reset();
-        machine_ = TRY(Machine::create(config_, environment));
+        machine_ = TRY(Machine::create(booting_again(), environment));
         return {};
       },
       [this](Result<void> made) { start_again(std::move(made)); });

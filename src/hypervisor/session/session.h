@@ -38,6 +38,7 @@
 #include "src/hypervisor/session/observer.h"
 #include "src/hypervisor/session/saver.h"
 #include "src/hypervisor/session/tasks.h"
+#include "src/hypervisor/snapshot/boot_files.h"
 #include "src/hypervisor/snapshot/source.h"
 #include "src/hypervisor/snapshot/working_set.h"
 
@@ -92,6 +93,7 @@ class Session {
   Result<void> watch_signals();
   void on_signal();
   void on_end(End how, const std::string& text);
+  MachineConfig booting_again() const;
   void reboot();
   void make_again();
   void start_again(Result<void> made);
@@ -141,6 +143,7 @@ class Session {
   std::unique_ptr<Jobs> jobs_;
   std::vector<ControlServer::Answer> waiting_;  // for the end
   std::unique_ptr<chardev::Chardev> console_;
+  snapshot::BootFiles boot_;          // what a reset boots; before saver_, which reads it
   std::vector<UniqueFd> disk_files_;  // without names: scratch layers, unpacked disks
   std::mutex sockets_mutex_;          // guards sockets_: end_with_damage() has a thread of its own
   std::vector<SocketFile> sockets_;

@@ -133,8 +133,8 @@ Result<void> Archive::read_index(std::uint64_t offset, const SeekEntry& entry) {
   std::vector<std::pair<std::string, std::uint64_t>> wanted = {{std::string(kStateFile), 0}};
   for (const auto& disk : manifest_.disks) {
     if (disk.file.empty()) return fail("disk '{}' is not in it", disk.path);
-    wanted.emplace_back(disk.file, disk.size);
   }
+  for (const auto& file : manifest_.files()) wanted.emplace_back(file.name, file.size);
   wanted.emplace_back(kMemoryFile, manifest_.memory_size());
   if (index_.files.size() != wanted.size()) {
     return fail("it has {} files instead of {}", index_.files.size(), wanted.size());

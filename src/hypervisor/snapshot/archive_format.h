@@ -64,7 +64,7 @@ struct ArchiveFile {
 
 struct ArchiveIndex {
   std::string manifest;            // its text
-  std::vector<ArchiveFile> files;  // state, the disks in the manifest's order, memory
+  std::vector<ArchiveFile> files;  // state, kernel and initrd, the disks, memory
 };
 std::vector<std::byte> encode_index(const ArchiveIndex& index);
 // `unique_pages` is how many there are, the base's among them.

@@ -46,36 +46,43 @@ Result<void> ArchiveReader::read() {
   TRY(sections_.take<MemoryLayer>(kMemorySection));
   std::error_code error;
   const auto beside = std::filesystem::absolute(path_, error).parent_path().string();
-  for (std::size_t i = 0; i < manifest_.disks.size(); ++i) {
-    disks_.push_back(TRY(open_unnamed_file(beside)));
+  for (std::size_t i = 0; i < manifest_.files().size(); ++i) {
+    files_.push_back(TRY(open_unnamed_file(beside)));
   }
   return {};
 }
 
 Source::DiskFile ArchiveReader::disk_file(const DiskEntry& disk) const {
-  const auto at = std::ranges::find(manifest_.disks, disk.file, &DiskEntry::file);
-  const auto index = static_cast<std::size_t>(at - manifest_.disks.begin());
-  return {.path = fmt::format("/proc/self/fd/{}", disks_.at(index).get()),
+  const auto kept = manifest_.files();
+  const auto at = std::ranges::find(kept, disk.file, &KeptFile::name);
+  const auto index = static_cast<std::size_t>(at - kept.begin());
+  return {.path = fmt::format("/proc/self/fd/{}", files_.at(index).get()),
           .label = fmt::format("{}:{}", path_, disk.device),
           .is_private = true};
 }
 
 Result<std::vector<UniqueFd>> ArchiveReader::unpack_disks() {
-  if (const auto result = unpack_into(disks_); !result) {
+  if (const auto result = unpack(); !result) {
     return std::unexpected(named(path_, result.error()));
   }
-  return std::move(disks_);
+  auto next = files_.begin();
+  for (const auto& file : manifest_.boot) {
+    (file.name == kKernelFile ? boot_.kernel : boot_.initrd) = std::move(*next++);
+  }
+  files_.erase(files_.begin(), next);
+  return std::move(files_);
 }
 
-Result<void> ArchiveReader::unpack_into(std::span<const UniqueFd> files) const {
+Result<void> ArchiveReader::unpack() const {
   PageStore pages(chain_, kKeptFrames);
   const auto& packed = chain_.back()->index().files;
+  const auto kept = manifest_.files();
   // The file `state` comes first, the memory last. The files lie all in the same place.
-  if (!files.empty()) {
-    TRY(check_room(files[0].get(), std::span(packed).subspan(1, files.size()), path_));
+  if (!kept.empty()) {
+    TRY(check_room(files_[0].get(), std::span(packed).subspan(1, kept.size()), path_));
   }
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    TRY(unpack_file(pages, packed[i + 1], manifest_.disks[i].digest, &files[i]));
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    TRY(unpack_file(pages, packed[i + 1], kept[i].digest, &files_[i]));
   }
   return {};
 }

@@ -20,20 +20,22 @@ class ArchiveReader : public Source {
   // Error: it is of another architecture, or builds on another archive, too.
   static Result<std::unique_ptr<ArchiveReader>> open(const std::string& file);
 
-  // The disks are unnamed files beside the archive, or where temporary files go.
+  // Disks, kernel and initrd are unnamed files beside the archive, or where temporary files go.
   bool is_directory() const override { return false; }
   DiskFile disk_file(const DiskEntry& disk) const override;
   Result<std::vector<UniqueFd>> unpack_disks() override;
+  Result<BootFiles> open_boot() override { return std::move(boot_); }
   // On a host that does not permit a page server, all of it is decoded now.
   Result<ProvidedMemory> provide_memory(PageServer::OnDamage on_damage) override;
 
  private:
   explicit ArchiveReader(const std::string& file) : Source(file) {}
   Result<void> read();
-  Result<void> unpack_into(std::span<const UniqueFd> files) const;
+  Result<void> unpack() const;
 
   ArchiveChain chain_;           // it alone
-  std::vector<UniqueFd> disks_;  // in the manifest's order
+  std::vector<UniqueFd> files_;  // the manifest's files()
+  BootFiles boot_;               // out of these, once they are unpacked
 };
 
 }  // namespace vmm::snapshot

@@ -169,6 +169,7 @@ class Exporter {
     TRY(begin(base));
     progress_.begin("exporting", TRY(size_of_work()));
     TRY(add_state());
+    for (auto& file : manifest_.boot) TRY(add_boot(file));
     // Disks before memory: its page cache is pieces of them, which they have in better order.
     for (auto& disk : manifest_.disks) TRY(add_disk(disk));
     TRY(add_memory());
@@ -191,6 +192,7 @@ class Exporter {
   Result<std::uint64_t> size_of_work() {
     std::uint64_t total = 0;
     for (const auto& extent : TRY(reader_.data_extents())) total += extent.length;
+    for (const auto& file : manifest_.boot) total += file.size;
     for (const auto& disk : manifest_.disks) total += TRY(disk_data(reader_, disk, progress_));
     return total;
   }
@@ -228,17 +230,37 @@ class Exporter {
     return add_pages(0, state);
   }
 
+  // The chunks that `for_each` gives, of the file that was named last; returns their digest.
+  template <typename ForEach>
+  Result<std::string> add_chunks(ForEach for_each) {
+    SparseDigest digest;
+    const auto add = [&](std::uint64_t number, auto chunk) {
+      digest.add(number, chunk);
+      return add_pages(number * kChunk, chunk);
+    };
+    TRY(for_each(add));
+    return digest.finish();
+  }
+
+  Result<void> add_boot(BootFile& file) {
+    const auto& boot = reader_.boot();
+    const int fd = (file.name == kKernelFile ? boot.kernel : boot.initrd).get();
+    file.of_parent = false;
+    index_.files.push_back({file.name, file.size, {}});
+    const auto found =
+        TRY(add_chunks([&](auto add) { return for_each_chunk(fd, file.size, add, progress_); }));
+    if (found != file.digest) {
+      return fail("digest mismatch of its file '{}': it was altered", file.name);
+    }
+    return {};
+  }
+
   Result<void> add_memory() {
     const auto memory = TRY(reader_.map_memory());
     const auto extents = TRY(reader_.data_extents());
     index_.files.push_back({std::string(kMemoryFile), manifest_.memory_size(), {}});
-    SparseDigest digest;
-    const auto add = [&](std::uint64_t number, auto chunk) -> Result<void> {
-      digest.add(number, chunk);
-      return add_pages(number * kChunk, chunk);
-    };
-    TRY(for_each_chunk(*memory, extents, add, progress_));
-    auto found = digest.finish();
+    auto found =
+        TRY(add_chunks([&](auto add) { return for_each_chunk(*memory, extents, add, progress_); }));
     if (reader_.depth() == 1 && found != manifest_.memory_digest) {
       return fail("digest mismatch of its file '{}': it was altered", kMemoryFile);
     }
@@ -260,13 +282,7 @@ class Exporter {
               .size = stored.size};
     }
     index_.files.push_back({disk.file, disk.size, {}});
-    SparseDigest digest;
-    const auto add = [&](std::uint64_t number, auto chunk) {
-      digest.add(number, chunk);
-      return add_pages(number * kChunk, chunk);
-    };
-    TRY(for_each_chunk(*chain, add, progress_));
-    auto found = digest.finish();
+    auto found = TRY(add_chunks([&](auto add) { return for_each_chunk(*chain, add, progress_); }));
     if (!disk.digest.empty() && found != disk.digest) {
       return fail("digest mismatch of its file '{}': it was altered", disk.file);
     }

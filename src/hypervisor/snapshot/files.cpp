@@ -60,8 +60,9 @@ Result<std::string> read_part(const std::string& directory, std::string_view nam
 }
 
 bool is_fixed_name(std::string_view name) {
-  return name == kManifestFile || name == kStateFile || name == kMemoryFile || name == kSealFile ||
-         name == kOriginFile || name == kWorkingSetFile || name == kWorkingSetPartial;
+  return name == kManifestFile || name == kStateFile || name == kMemoryFile ||
+         name == kKernelFile || name == kInitrdFile || name == kSealFile || name == kOriginFile ||
+         name == kWorkingSetFile || name == kWorkingSetPartial;
 }
 
 bool is_own_name(std::string_view name) { return is_fixed_name(name) || is_disk_name(name); }

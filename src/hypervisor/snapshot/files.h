@@ -20,7 +20,7 @@ Result<UniqueFd> open_part(const std::string& directory, std::string_view name);
 Result<std::string> read_part(const std::string& directory, std::string_view name,
                               std::size_t limit);
 
-// The manifest, the states, the memory, and what stands beside them.
+// The manifest, the states, the memory, kernel and initrd, and what stands beside them.
 bool is_fixed_name(std::string_view name);
 // One of those, `blkN.img` or `blkN.qcow2`.
 bool is_own_name(std::string_view name);

@@ -96,17 +96,15 @@ class Importer {
       : archive_(*chain.back()), writer_(writer), progress_(progress), pages_(chain) {}
 
   Result<void> run() {
-    const auto& manifest = archive_.manifest();
+    const auto kept = archive_.manifest().files();
     const auto& files = archive_.index().files;
     std::uint64_t total = 0;
     for (const auto& file : std::span(files).subspan(1)) total += file.data();
     progress_.begin(writer_ != nullptr ? "unpacking" : "verifying", total);
     const auto state = TRY(state_of(archive_, pages_));
     if (writer_ != nullptr) TRY(writer_->write_file(kStateFile, state));
-    for (std::size_t i = 0; i < manifest.disks.size(); ++i) {
-      TRY(large(files[i + 1], manifest.disks[i].digest));
-    }
-    return large(files.back(), manifest.memory_digest);
+    for (std::size_t i = 0; i < kept.size(); ++i) TRY(large(files[i + 1], kept[i].digest));
+    return large(files.back(), archive_.manifest().memory_digest);
   }
 
  private:

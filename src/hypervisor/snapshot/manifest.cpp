@@ -7,9 +7,7 @@
 
 #include "src/base/json.h"
 #include "src/hypervisor/snapshot/digest.h"
-#include "src/hypervisor/snapshot/origin.h"
-#include "src/hypervisor/snapshot/seal.h"
-#include "src/hypervisor/snapshot/working_set.h"
+#include "src/hypervisor/snapshot/files.h"
 
 namespace vmm::snapshot {
 namespace {
@@ -41,6 +39,11 @@ json to_json(const Manifest& manifest) {
     root["memory"]["ranges"].push_back({{"address", range.base.value}, {"size", range.size}});
   }
   root["state"]["digest"] = manifest.state_digest;
+  for (const auto& file : manifest.boot) {
+    auto& entry = root["boot"][file.name];
+    entry = {{"size", file.size}, {"digest", file.digest}};
+    if (file.of_parent) entry["of_parent"] = true;
+  }
   root["disks"] = json::array();
   for (const auto& disk : manifest.disks) {
     json entry;
@@ -80,14 +83,33 @@ Result<json> parse_text(const std::string& text) {
 // A file's name inside of the directory: no way out of it.
 Result<std::string> checked_name(const std::string& name) {
   const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
-  const bool reserved = name == kManifestFile || name == kStateFile || name == kMemoryFile ||
-                        name == kSealFile || name == kOriginFile || name == kWorkingSetFile ||
-                        name.ends_with(".partial");
+  const bool reserved = is_fixed_name(name) || name.ends_with(".partial");
   if (name.empty() || name.find('/') != std::string::npos || name.front() == '.' || reserved ||
       name.size() > 255 || std::ranges::any_of(name, is_control)) {
     return fail("'{}' is not the name of a disk's file in a snapshot", name);
   }
   return name;
+}
+
+Result<std::vector<BootFile>> boot_from_json(const json& root, bool has_parent) {
+  std::vector<BootFile> boot;
+  for (const auto name : {kKernelFile, kInitrdFile}) {
+    const auto entry = root.find(name);
+    if (entry == root.end()) continue;
+    BootFile file;
+    file.name = name;
+    file.size = entry->at("size").get<std::uint64_t>();
+    file.digest = entry->at("digest").get<std::string>();
+    file.of_parent = entry->value("of_parent", false);
+    if (file.of_parent && !has_parent) {
+      return fail("its file '{}' is its parent's, but it has no parent", name);
+    }
+    boot.push_back(std::move(file));
+  }
+  if (boot.empty() || boot.front().name != kKernelFile) {
+    return fail("it says what a reset boots, but no kernel");
+  }
+  return boot;
 }
 
 Result<DiskEntry> disk_from_json(const json& entry) {
@@ -136,6 +158,9 @@ Result<Manifest> from_json(const json& root) {
     manifest.memory.push_back(range);
   }
   manifest.state_digest = root.at("state").at("digest").get<std::string>();
+  if (const auto boot = root.find("boot"); boot != root.end()) {
+    manifest.boot = TRY(boot_from_json(*boot, manifest.parent.has_value()));
+  }
   for (const auto& entry : root.at("disks")) {
     if (manifest.disks.size() == kMaxDisks) return fail("more than {} disks", kMaxDisks);
     auto disk = TRY(disk_from_json(entry));
@@ -162,8 +187,20 @@ std::uint64_t Manifest::memory_size() const {
 }
 
 unsigned Manifest::version() const {
-  if (typed) return 3;
+  if (typed || !boot.empty()) return 3;
   return std::ranges::any_of(disks, &DiskEntry::layer) ? 2 : 1;
+}
+
+std::vector<KeptFile> Manifest::files() const {
+  std::vector<KeptFile> files;
+  for (const auto& file : boot) {
+    if (!file.of_parent) files.push_back(file);
+  }
+  for (const auto& disk : disks) {
+    if (disk.file.empty()) continue;
+    files.push_back({disk.file, disk.layer ? disk.file_size : disk.size, disk.digest});
+  }
+  return files;
 }
 
 const DiskEntry* Manifest::disk(std::string_view device) const {

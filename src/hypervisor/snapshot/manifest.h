@@ -24,6 +24,20 @@ inline constexpr std::size_t kMaxManifest = 1u << 20;
 inline constexpr std::string_view kManifestFile = "manifest.json";
 inline constexpr std::string_view kStateFile = "state";
 inline constexpr std::string_view kMemoryFile = "memory";
+inline constexpr std::string_view kKernelFile = "kernel";
+inline constexpr std::string_view kInitrdFile = "initrd";
+
+// A large file of the directory, beside the memory.
+struct KeptFile {
+  std::string name;
+  std::uint64_t size = 0;
+  std::string digest;
+};
+
+// What a reset of the guest boots.
+struct BootFile : KeptFile {
+  bool of_parent = false;  // the parent has the same one, or its own parent; here is no file
+};
 
 // A disk that the snapshot has a copy of, or (read-only ones) refers to.
 struct DiskEntry {
@@ -53,11 +67,14 @@ struct Manifest {
   std::vector<MemoryRange> memory;
   std::string memory_digest;
   std::string state_digest;
+  std::vector<BootFile> boot;  // the kernel, or that and the initrd; empty: not known
   std::vector<DiskEntry> disks;
   std::optional<Parent> parent;  // there is one: the memory file holds what changed since
 
   std::uint64_t memory_size() const;
   unsigned version() const;
+  // Those of `boot` and the disks' that are in the directory, in this order.
+  std::vector<KeptFile> files() const;
   // Of the device; null: there is none.
   const DiskEntry* disk(std::string_view device) const;
 };

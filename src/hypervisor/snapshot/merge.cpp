@@ -53,11 +53,22 @@ Result<DiskEntry> merge_disk(const Reader& reader, const DiskEntry& disk, const 
   return merged;
 }
 
+Result<std::vector<BootFile>> copy_boot(const Reader& reader, const Writer& writer,
+                                        Progress& progress) {
+  auto copies = TRY(keep_boot_files(writer, reader.boot(), nullptr, progress));
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    if (copies[i].digest == reader.manifest().boot[i].digest) continue;
+    return fail("digest mismatch of its file '{}': it was altered", copies[i].name);
+  }
+  return copies;
+}
+
 // All is written, and read again for its digest.
 Result<std::uint64_t> size_of_work(const Reader& reader, std::span<const Extent> memory,
                                    Progress& progress) {
   std::uint64_t total = 0;
   for (const auto& extent : memory) total += extent.length;
+  for (const auto& file : reader.manifest().boot) total += file.size;
   for (const auto& disk : reader.manifest().disks) {
     if (!disk.file.empty()) total += TRY(disk_data(reader, disk, progress));
   }
@@ -117,6 +128,7 @@ Result<std::string> merge(const Reader& reader, const std::string& directory, Pr
   const auto pages = TRY(reader.data_extents());
   progress.begin("merging", TRY(size_of_work(reader, pages, progress)));
   manifest.memory_digest = TRY(write_memory(*writer, *TRY(reader.map_memory()), pages, progress));
+  manifest.boot = TRY(copy_boot(reader, *writer, progress));
   for (auto& disk : manifest.disks) {
     if (disk.layer) {
       disk = TRY(merge_disk(reader, disk, *writer, progress));

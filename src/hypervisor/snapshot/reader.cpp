@@ -52,7 +52,14 @@ Result<void> Reader::read(Verify verify, Hosts hosts, Progress& progress) {
     TRY(child->check_parent(*parent));
     child = parent.get();
   }
-  for (auto& parent : parents) layers_.push_back(std::move(parent->layers_.front()));
+  for (auto& parent : parents) {
+    layers_.push_back(std::move(parent->layers_.front()));
+    // What it has of its own, or left to its parent; its boot_ is of no use to anybody else.
+    if (!boot_.kernel) boot_.kernel = std::move(parent->boot_.kernel);
+    if (!boot_.initrd) boot_.initrd = std::move(parent->boot_.initrd);
+  }
+  if (manifest_.boot.empty()) boot_.kernel = {};
+  if (manifest_.boot.size() < 2) boot_.initrd = {};
   std::ranges::reverse(layers_);
   return {};
 }
@@ -77,6 +84,14 @@ Result<void> Reader::read_own(Hosts hosts) {
     return fail("its states do not fit its manifest");
   }
   layers_.push_back({TRY(open_part(path_, kMemoryFile)), std::move(layer)});
+  return open_own_boot();
+}
+
+Result<void> Reader::open_own_boot() {
+  for (const auto& file : manifest_.boot) {
+    if (file.of_parent) continue;
+    (file.name == kKernelFile ? boot_.kernel : boot_.initrd) = TRY(open_part(path_, file.name));
+  }
   return {};
 }
 
@@ -86,6 +101,14 @@ Result<void> Reader::check_parent(const Reader& parent) const {
   }
   if (parent.manifest_.memory_size() != manifest_.memory_size()) {
     return fail("its parent '{}' has another size of memory", parent.path_);
+  }
+  for (const auto& file : manifest_.boot) {
+    if (!file.of_parent) continue;
+    const auto same = std::ranges::find(parent.manifest_.boot, file.name, &BootFile::name);
+    if (same == parent.manifest_.boot.end() || same->size != file.size ||
+        same->digest != file.digest) {
+      return fail("its parent '{}' does not have its file '{}'", parent.path_, file.name);
+    }
   }
   for (const auto& disk : manifest_.disks) {
     if (disk.layer) TRY(check_layer(disk, parent.manifest_));
@@ -115,21 +138,18 @@ Result<MemoryLayer> Reader::read_state() {
   return layer;
 }
 
-Result<std::vector<Reader::LargeFile>> Reader::check_sizes(Verify verify) const {
-  std::vector<LargeFile> files = {
-      {std::string(kMemoryFile), manifest_.memory_size(), manifest_.memory_digest}};
+Result<std::vector<KeptFile>> Reader::check_sizes(Verify verify) const {
+  auto files = manifest_.files();
+  files.push_back({std::string(kMemoryFile), manifest_.memory_size(), manifest_.memory_digest});
   for (const auto& disk : manifest_.disks) {
-    if (!disk.file.empty()) {
-      files.push_back({disk.file, disk.layer ? disk.file_size : disk.size, disk.digest});
-    } else if (verify == Verify::all) {
-      // Else it may have moved: a restore looks at the file that its person names.
-      struct stat status{};
-      if (::stat(disk.path.c_str(), &status) < 0) {
-        return fail("its read-only disk '{}' is missing", disk.path);
-      }
-      if (nanoseconds(status.st_mtim) != disk.modified_ns) {
-        return fail("its read-only disk '{}' was changed since", disk.path);
-      }
+    // Else it may have moved: a restore looks at the file that its person names.
+    if (!disk.file.empty() || verify != Verify::all) continue;
+    struct stat status{};
+    if (::stat(disk.path.c_str(), &status) < 0) {
+      return fail("its read-only disk '{}' is missing", disk.path);
+    }
+    if (nanoseconds(status.st_mtim) != disk.modified_ns) {
+      return fail("its read-only disk '{}' was changed since", disk.path);
     }
   }
   for (const auto& file : files) {
@@ -141,13 +161,13 @@ Result<std::vector<Reader::LargeFile>> Reader::check_sizes(Verify verify) const 
       return fail("its file '{}' has {} bytes instead of {}", file.name, status.st_size, file.size);
     }
   }
-  std::erase_if(files, [&](const LargeFile& file) {
+  std::erase_if(files, [&](const KeptFile& file) {
     return verify == Verify::structure || (verify == Verify::sealed && is_sealed(path_, file.name));
   });
   return files;
 }
 
-Result<std::uint64_t> Reader::size_of(std::span<const LargeFile> files) const {
+Result<std::uint64_t> Reader::size_of(std::span<const KeptFile> files) const {
   std::uint64_t total = 0;
   for (const auto& file : files) {
     total += sparse_size(TRY(open_part(path_, file.name)).get(), file.size);
@@ -155,7 +175,7 @@ Result<std::uint64_t> Reader::size_of(std::span<const LargeFile> files) const {
   return total;
 }
 
-Result<void> Reader::compare(std::span<const LargeFile> files, Progress& progress) const {
+Result<void> Reader::compare(std::span<const KeptFile> files, Progress& progress) const {
   for (const auto& file : files) {
     const auto fd = TRY(open_part(path_, file.name));
     if (TRY(digest_of_sparse(fd.get(), file.size, progress)) != file.digest) {
@@ -174,7 +194,7 @@ Result<void> Reader::check_large_files(std::span<const std::unique_ptr<Reader>> 
                                        Verify verify, Progress& progress) const {
   struct Task {
     const Reader* reader;
-    std::vector<LargeFile> files;
+    std::vector<KeptFile> files;
   };
   std::vector<Task> tasks;
   std::uint64_t total = 0;

@@ -44,6 +44,8 @@ class Reader : public Source {
   const std::string& directory() const { return path(); }
   // Of the disk's copy or layer, or of the file referred to.
   std::string disk_path(const DiskEntry& disk) const;
+  // Its own, or those of the parent that has them.
+  const BootFiles& boot() const { return boot_; }
   // How many snapshots this one is composed of.
   std::size_t depth() const { return layers_.size(); }
   std::uint64_t state_size() const { return state_size_; }
@@ -53,6 +55,7 @@ class Reader : public Source {
     return {.path = disk_path(disk), .label = {}};
   }
   Result<std::vector<UniqueFd>> unpack_disks() override { return std::vector<UniqueFd>(); }
+  Result<BootFiles> open_boot() override { return std::move(boot_); }
   Result<ProvidedMemory> provide_memory(PageServer::OnDamage) override {
     return ProvidedMemory{TRY(map_memory()), nullptr};
   }
@@ -67,28 +70,24 @@ class Reader : public Source {
     MemoryLayer content;
   };
   explicit Reader(std::string directory) : Source(std::move(directory)) {}
-  // A large file, and what its digest should be.
-  struct LargeFile {
-    std::string name;
-    std::uint64_t size = 0;
-    std::string digest;
-  };
   Result<void> read(Verify verify, Hosts hosts, Progress& progress);
   // Without its parents and large files: layers_ has its own alone.
   Result<void> read_own(Hosts hosts);
+  Result<void> open_own_boot();
   Result<void> check_parent(const Reader& parent) const;
   Result<MemoryLayer> read_state();
   Result<void> named_as_parent(Result<void> result) const;
   Result<void> check_large_files(std::span<const std::unique_ptr<Reader>> parents, Verify verify,
                                  Progress& progress) const;
   // Those to be compared; all have their sizes, and the read-only disks are as they were.
-  Result<std::vector<LargeFile>> check_sizes(Verify verify) const;
-  Result<std::uint64_t> size_of(std::span<const LargeFile> files) const;
-  Result<void> compare(std::span<const LargeFile> files, Progress& progress) const;
+  Result<std::vector<KeptFile>> check_sizes(Verify verify) const;
+  Result<std::uint64_t> size_of(std::span<const KeptFile> files) const;
+  Result<void> compare(std::span<const KeptFile> files, Progress& progress) const;
   Result<void> check_layer(const DiskEntry& disk, const Manifest& parent) const;
 
   std::uint64_t state_size_ = 0;
   std::vector<Layer> layers_;  // the complete one first
+  BootFiles boot_;
 };
 
 }  // namespace vmm::snapshot

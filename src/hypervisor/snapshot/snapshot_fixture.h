@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 
+#include "src/hypervisor/snapshot/boot_files.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/reader.h"
@@ -90,6 +91,7 @@ class SnapshotTest : public ::testing::Test {
     if (with_rng_) sections.put("rng", Example{1});
     sections.put(kMemorySection, layer);
     const auto bytes = TRY(sections.to_bytes());
+    if (!kernel_.empty()) manifest.boot = TRY(kept_boot(*writer, parent));
     if (!read_only_disk_.empty()) manifest.disks.push_back(TRY(referred_disk()));
     manifest.state_digest = digest_of(bytes);
     TRY(writer->write_file(kStateFile, bytes));
@@ -97,6 +99,13 @@ class SnapshotTest : public ::testing::Test {
                                      ? copied_disk(*writer)
                                      : layer_of_disk(*writer, path(parent), *manifest.parent)));
     return writer->publish(manifest, origin_);
+  }
+
+  Result<std::vector<BootFile>> kept_boot(const Writer& writer, const std::string& parent) const {
+    const auto files = TRY(open_boot_files(kernel_, initrd_));
+    if (parent.empty()) return keep_boot_files(writer, files, nullptr);
+    const auto reader = TRY(Reader::open(path(parent), Verify::sealed, Hosts::any));
+    return keep_boot_files(writer, files, &reader->manifest());
   }
 
   static std::int64_t nanoseconds(const timespec& time) {
@@ -159,8 +168,9 @@ class SnapshotTest : public ::testing::Test {
   std::string disk_ = std::string(4096, 'd');
   std::string disk_path_ = "root.img";
   Origin origin_ = Origin::other;
-  bool with_rng_ = false;       // a state of that name
-  std::string read_only_disk_;  // its path, or none
+  bool with_rng_ = false;        // a state of that name
+  std::string read_only_disk_;   // its path, or none
+  std::string kernel_, initrd_;  // their paths, or none
   std::string config_ = R"({"mem": "2M"})";
   std::string architecture_{host_architecture()};
   std::unique_ptr<GuestMemory> memory_;

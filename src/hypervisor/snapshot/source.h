@@ -14,6 +14,7 @@
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
 #include "src/hypervisor/memory/guest_memory.h"
+#include "src/hypervisor/snapshot/boot_files.h"
 #include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/page_server.h"
 #include "src/hypervisor/state/sections.h"
@@ -50,6 +51,8 @@ class Source {
   virtual DiskFile disk_file(const DiskEntry& disk) const = 0;
   // Puts the content into private disk files; they are there for as long as what is returned.
   virtual Result<std::vector<UniqueFd>> unpack_disks() = 0;
+  // What a reset of the guest boots; empty where the snapshot has none. Once, after unpack_disks().
+  virtual Result<BootFiles> open_boot() = 0;
   // Once, and last.
   virtual Result<ProvidedMemory> provide_memory(PageServer::OnDamage on_damage) = 0;
 

@@ -77,9 +77,7 @@ Result<void> Writer::publish(const Manifest& manifest, Origin origin) {
   if (text.size() > kMaxManifest) return fail("a manifest of {} bytes is too large", text.size());
   TRY(write_file(kManifestFile, std::as_bytes(std::span(text.data(), text.size()))));
   std::vector<std::string> large = {std::string(kMemoryFile)};
-  for (const auto& disk : manifest.disks) {
-    if (!disk.file.empty()) large.push_back(disk.file);
-  }
+  for (auto& file : manifest.files()) large.push_back(std::move(file.name));
   const std::string seal = make_seal(partial_, large);
   TRY(write_file(kSealFile, std::as_bytes(std::span(seal.data(), seal.size()))));
   if (origin == Origin::machine) {
