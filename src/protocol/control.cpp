@@ -73,7 +73,17 @@ Result<void> check_arguments(const Command& command) {
   if (const auto* snapshot = std::get_if<Snapshot>(&command)) {
     if (snapshot->directory.empty()) return fail("snapshot takes a directory");
   }
-  return {};
+  return std::visit(
+      []<typename T>(const T& typed) -> Result<void> {
+        if constexpr (requires { typed.attachment; }) {
+          if (typed.attachment.text.empty()) return fail("{} takes an attachment", T::kName);
+        }
+        if constexpr (requires { typed.component; }) {
+          if (typed.component.empty()) return fail("{} takes a component", T::kName);
+        }
+        return {};
+      },
+      command);
 }
 
 Result<Command> decode_command(const json& message) {

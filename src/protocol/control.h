@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "src/base/result.h"
+#include "src/protocol/json_text.h"
 
 namespace vmm::protocol {
 
@@ -72,6 +73,39 @@ struct Snapshot {  // JobResult; what the job comes to is Saved
     archive("stop", message.stop);
   }
 };
+// What a component is connected to on the host: `component` is its name in `metrics`, "blk1".
+struct Attach {
+  static constexpr std::string_view kName = "attach";
+  std::string component;
+  JsonText attachment;  // the keys of the component's option, or its words as a text
+  static void fields(auto& message, auto& archive) {
+    archive("component", message.component);
+    archive("attachment", message.attachment);
+  }
+};
+struct Replace {
+  static constexpr std::string_view kName = "replace";
+  std::string component;
+  JsonText attachment;
+  static void fields(auto& message, auto& archive) {
+    archive("component", message.component);
+    archive("attachment", message.attachment);
+  }
+};
+struct Detach {
+  static constexpr std::string_view kName = "detach";
+  std::string component;
+  static void fields(auto& message, auto& archive) { archive("component", message.component); }
+};
+struct Resize {
+  static constexpr std::string_view kName = "resize";
+  std::string component;
+  std::string size;  // "8G": what it has then
+  static void fields(auto& message, auto& archive) {
+    archive("component", message.component);
+    archive("size", message.size);
+  }
+};
 struct Jobs : WithoutFields<Jobs> {  // JobList
   static constexpr std::string_view kName = "jobs";
 };
@@ -90,7 +124,7 @@ struct Wait {  // the job's result or error; without a job: Ended
 };
 
 using Command = std::variant<Version, Status, Metrics, Pause, Resume, PowerButton, Stop, Balloon,
-                             Snapshot, Jobs, Cancel, Events, Wait>;
+                             Snapshot, Attach, Replace, Detach, Resize, Jobs, Cancel, Events, Wait>;
 std::string_view name_of(const Command& command);
 
 // ---- results

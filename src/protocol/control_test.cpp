@@ -41,7 +41,8 @@ TEST(Control, EachCommandIsReadAsItself) {
   };
   for (const auto& command : std::vector<Command>{
            Version{}, Status{}, Metrics{}, Pause{}, Resume{}, PowerButton{}, Stop{}, Balloon{"1"},
-           Snapshot{.directory = "/a"}, Jobs{}, Cancel{3}, Events{}, Wait{}, Wait{4}}) {
+           Snapshot{.directory = "/a"}, Attach{"blk1", {"{}"}}, Replace{"blk1", {R"("x")"}},
+           Detach{"blk1"}, Resize{"blk1", "8G"}, Jobs{}, Cancel{3}, Events{}, Wait{}, Wait{4}}) {
     check(command);
   }
 }
@@ -75,6 +76,25 @@ TEST(Control, OneLineWhateverIsInIt) {
                            encode(Event(Panic{"a\nb\xff"})), encode(Reply{1, false, "", "a\nb"})}) {
     EXPECT_EQ(line.find('\n'), line.size() - 1);
   }
+}
+
+TEST(Control, AnAttachmentIsAnObjectOrAText) {
+  const auto attachment = [](const char* text) {
+    const auto request = decode_request(fmt::format(
+        R"({{"version":2,"id":1,"command":"attach","arguments":{{"component":"blk1",{}}}}})", text));
+    return request.command ? std::get<Attach>(*request.command).attachment.text
+                           : request.command.error().message();
+  };
+  EXPECT_EQ(attachment(R"("attachment":{"path":"/a","ro":true})"), R"({"path":"/a","ro":true})");
+  EXPECT_EQ(attachment(R"("attachment":"/a,ro")"), R"("/a,ro")");
+  EXPECT_EQ(attachment(R"("attachment":7)"),
+            "attach: invalid attachment 7: expected an object or a text");
+  EXPECT_EQ(attachment(R"("attachment":null)"),
+            "attach: invalid attachment null: expected an object or a text");
+  EXPECT_EQ(attachment(R"("more":1)"), "attach: unknown argument 'more'");
+  EXPECT_EQ(why_not(R"({"version":2,"id":1,"command":"attach","arguments":{"component":"a"}})"),
+            "attach takes an attachment");
+  EXPECT_EQ(why_not(R"({"version":2,"id":1,"command":"detach"})"), "detach takes a component");
 }
 
 TEST(Control, SaysWhatIsWrongWithARequestByItsId) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "src/base/text.h"
+#include "src/protocol/json_text.h"
 
 namespace vmm::protocol {
 
@@ -24,6 +25,9 @@ class JsonWriter {
   nlohmann::json object = nlohmann::json::object();
 
  private:
+  void add(const char* key, const JsonText& value) {
+    object[key] = nlohmann::json::parse(value.text, nullptr, false);
+  }
   template <typename T>
   void add(const char* key, const std::optional<T>& value) {
     if (value) add(key, *value);
@@ -83,6 +87,12 @@ class JsonReader {
   void read(const char* key, const nlohmann::json& found, std::string& value) {
     if (!found.is_string()) return expected(key, found, "a text");
     value = found.get<std::string>();
+  }
+  void read(const char* key, const nlohmann::json& found, JsonText& value) {
+    if (!found.is_object() && !found.is_string()) {
+      return expected(key, found, "an object or a text");
+    }
+    value.text = found.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   void read(const char* key, const nlohmann::json& found, bool& value) {
     if (!found.is_boolean()) return expected(key, found, "true or false");

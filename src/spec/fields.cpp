@@ -129,7 +129,8 @@ Result<Fields::Word> Fields::word_of(std::string_view part, bool first,
     const auto& key = fields_[i].key;
     const bool bare = key.lead == Lead::bare && field == nullptr && !set[i] &&
                       equals == std::string_view::npos && !part.empty();
-    if (bare || (key.lead == Lead::value && first && field != &fields_[i])) {
+    const bool instead = field != nullptr && field->key.lead == Lead::instead;
+    if (bare || (key.lead == Lead::value && first && !instead && field != &fields_[i])) {
       return Word{i, std::string(part)};
     }
     if (key.lead != Lead::kind) continue;

@@ -34,6 +34,7 @@ namespace vmm::spec {
 enum class Lead : std::uint8_t {
   none,
   value,  // the first word is its value unless it begins with "key=": a path may have an '='
+  instead,  // of such a value: as the first word, "key=" is this key
   bare,   // a word without '=' is its value
   kind,   // one of several, each of which says what the component is; the first word is one
 };

@@ -29,7 +29,7 @@ Fields fields_of(Wheel& wheel) {
              toggle(wheel.spins));
   fields.add({"locked", "locked=on|off", ""}, toggle(wheel.locked));
   fields.add({"spokes", "spokes=N", ""}, number(wheel.spokes, 1, 64));
-  fields.add({"weight", "weight=SIZE", ""}, size(wheel.weight));
+  fields.add({"weight", "weight=SIZE", "", Lead::instead}, size(wheel.weight));
   fields.add({"colour", "colour=red|green", ""}, choice(wheel.colour, kColours));
   fields.check_with([&wheel]() -> Result<void> {
     if (wheel.path.empty()) return fail("a path is missing");
@@ -68,6 +68,8 @@ TEST(Fields, ReadsWords) {
   ASSERT_TRUE(wheel) << why(wheel);
   EXPECT_EQ(*wheel, (Wheel{"a=b,c", true, false, 3, 2048, Colour::green}));
   EXPECT_EQ(parse_wheel("path=x,path=y")->path, "y") << "the last one counts";
+  EXPECT_EQ(*parse_wheel("weight=2K,path=x"), (Wheel{.path = "x", .weight = 2048}));
+  EXPECT_EQ(parse_wheel("spokes=3")->path, "spokes=3");
 }
 
 TEST(Fields, RefusesWordsByName) {

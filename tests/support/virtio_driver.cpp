@@ -62,6 +62,11 @@ bool TestInterrupts::wait_config_changed(unsigned count) {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, kPatience, [&] { return config_changes_ >= count; });
 }
+unsigned TestInterrupts::config_changes() {
+  std::lock_guard lock(mutex_);
+  return config_changes_;
+}
+
 bool TestInterrupts::wait_needs_reset() {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, kPatience, [&] { return reset_needed_; });

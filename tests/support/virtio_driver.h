@@ -49,6 +49,7 @@ class TestInterrupts : public virtio::Interrupts {
 
   bool wait_queue_used(std::uint16_t queue, unsigned count = 1);
   bool wait_config_changed(unsigned count = 1);
+  unsigned config_changes();
   bool wait_needs_reset();
   bool is_reset_needed();
   std::string reason();

@@ -200,3 +200,53 @@ def qcow2_as_the_root(t):
     t.equal(machine.run("md5sum </root/data"), machine.run("cat /root/sum"))
     machine.ctl("stop")
     machine.ends(5)
+
+
+def image_of(t, name, letter, size=8 * MIB):
+    path = t.path(name)
+    with open(path, "wb") as image:
+        image.write(letter.encode() * 4096)
+        image.truncate(size)
+    return path
+
+
+def sectors(machine, disk):
+    return int(machine.run(f"cat /sys/block/{disk}/size"))
+
+
+@test
+def slots_of_a_running_guest(t):
+    """Filled, replaced, enlarged and emptied while it runs; saved with one of them empty, and restored with both filled."""
+    machine = t.small("--disk", "size=64M", "--disk", "size=64M,ro")
+    t.equal([sectors(machine, "vda"), sectors(machine, "vdb")], [0, 0], "sectors of empty slots")
+    machine.ctl("attach", "blk0", image_of(t, "one", "1"))
+    t.eventually(lambda: sectors(machine, "vda") == 16384, 30, "the guest sees it")
+    t.equal(machine.run("head -c 3 /dev/vda; echo kept >/dev/vda; sync"), "111")
+    t.contains(machine.ctl("attach", "blk0", t.path("one"), code=1), "something is attached to blk0")
+    t.contains(machine.ctl("attach", "blk1", t.path("missing"), code=1), "does not exist")
+    machine.console.send("(while dd if=/dev/vda of=/dev/null bs=1M iflag=direct 2>/dev/null; do :; done; echo >/tmp/over) &\n")
+    machine.ctl("replace", "blk0", image_of(t, "two", "2"))
+    machine.ctl("resize", "blk0", "16M")
+    t.eventually(lambda: sectors(machine, "vda") == 32768, 30, "the guest sees it grow")
+    machine.ctl("detach", "blk0")
+    t.eventually(lambda: machine.run("ls /tmp/over", code=None) == "/tmp/over", 30, "errors, and no hang")
+    with open(t.path("one"), "rb") as image:
+        t.equal(image.read(5), b"kept\n", "what the guest wrote")
+
+    machine.ctl("attach", "blk0", f"{t.path('one')},format=raw")
+    t.eventually(lambda: machine.run("head -c 4 /dev/vda", code=None) == "kept", 30, "attached again")
+    machine.ctl("snapshot", t.path("saved"))
+    machine.ctl("replace", "blk0", t.path("two"))
+    machine.ctl("snapshot", t.path("later"), "--incremental", t.path("saved"))
+    machine.console.send("echo b >/proc/sysrq-trigger\n")
+    machine.console.expect("vmm-guest: init up")
+    t.equal(machine.run("head -c 3 /dev/vda"), "222", "a guest that resets has what was attached")
+    machine.power_off()
+
+    copy = t.restore(t.path("saved"), "--disk", f"blk1={image_of(t, 'three', '3')}")
+    t.eventually(lambda: sectors(copy, "vdb") == 16384, 30, "it is told of the other one")
+    t.equal(copy.run("head -c 4 /dev/vda; head -c 3 /dev/vdb"), "kept333")
+    copy.power_off()
+    copy = t.restore(t.path("later"))
+    t.equal(copy.run("head -c 3 /dev/vda; cat /sys/block/vdb/size"), "2220", "the disk that was attached last is in the snapshot")
+    copy.power_off()

@@ -79,7 +79,10 @@ void CopiedDisk::begin(What what, std::unique_ptr<CopyTarget> target) {
   copying_.store(true, std::memory_order_release);
 }
 
-void CopiedDisk::start_record() { written_.clear(); }
+void CopiedDisk::start_record() {
+  written_.clear();
+  is_recording_ = true;
+}
 
 void CopiedDisk::before_write(std::uint64_t offset, std::uint64_t length) {
   if (length == 0) return;

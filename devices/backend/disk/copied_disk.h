@@ -60,6 +60,8 @@ class CopiedDisk : public Disk {
   void begin(What what, std::unique_ptr<CopyTarget> target);
   // While nothing is in flight: what was written before does not count any more.
   void start_record();
+  // Whether that was ever called: else nobody knows what an earlier copy has of it.
+  bool is_recording() const { return is_recording_; }
 
   // Copies what is not copied yet, and lets go of the target. Blocks; once for each begin().
   // Error: reading or writing failed, or it was cancelled; the copy is of no use. `progress`
@@ -97,6 +99,7 @@ class CopiedDisk : public Disk {
   const std::unique_ptr<Disk> inner_;
   const std::uint64_t chunks_;
   ChunkSet written_;  // since start_record()
+  bool is_recording_ = false;
   std::atomic<bool> copying_{false};
   std::mutex mutex_;                    // guards all below
   std::unique_ptr<CopyTarget> target_;  // while copying, as all below

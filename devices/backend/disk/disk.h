@@ -26,10 +26,6 @@
 
 namespace vmm::disk {
 
-inline constexpr std::uint32_t kSectorSize = 512;
-// Of a disk, in bytes: what is kept for each piece of it has a bound.
-inline constexpr std::uint64_t kMaxDiskSize = 2ull << 50;
-
 enum class Operation : std::uint8_t {
   read,
   write,

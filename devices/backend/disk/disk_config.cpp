@@ -31,6 +31,14 @@ spec::Item queue_entries(std::uint16_t& size) {
   });
 }
 
+spec::Item slot_size(std::uint64_t& size) {
+  return spec::checked(spec::size(size), [&size]() -> Result<void> {
+    if (size != 0 && size % kSectorSize == 0 && size <= kMaxDiskSize) return {};
+    return fail("invalid value '{}': expected a multiple of {} up to {}", size, kSectorSize,
+                kMaxDiskSize);
+  });
+}
+
 }  // namespace
 
 spec::Fields fields_of(DiskConfig& disk) {
@@ -40,6 +48,11 @@ spec::Fields fields_of(DiskConfig& disk) {
   fields.add(
       spec::host({"path", "path=PATH", "file or block device (the first word, too)", Lead::value}),
       spec::text(disk.path));
+  fields.add({"size", "size=SIZE",
+              "a slot: disks of at most SIZE are attached and detached while the guest runs "
+              "(`vmm ctl SOCKET attach`); as the first word an empty one",
+              Lead::instead},
+             slot_size(disk.slot_size));
   fields.add({"format", "format=raw|qcow2|vmdk",
               "without it, raw or qcow2 by its first bytes; vmdk: a list of files (ro)"},
              spec::choice(disk.format, kFormats));
@@ -68,13 +81,58 @@ spec::Fields fields_of(DiskConfig& disk) {
   fields.add({"iops", "iops=N", "limit: requests a second"}, rate(limits.operations_per_second));
   fields.add({"iops-burst", "iops-burst=N", "requests at once after a pause"},
              rate(limits.burst_operations));
+  fields.check_with([&disk]() -> Result<void> {
+    if (!disk.is_empty() || !disk.scratch) return {};
+    return fail("scratch needs a path: nothing is written to an empty slot");
+  });
   return fields;
 }
 
 Result<DiskConfig> parse_disk_config(std::string_view words) {
   auto disk = TRY(spec::from_words<DiskConfig>(words));
-  if (disk.path.empty()) return fail("disk '{}': a path is missing: --disk PATH[,ro]", words);
+  if (disk.path.empty() && !disk.is_slot()) {
+    return fail("disk '{}': a path is missing: --disk PATH[,ro]", words);
+  }
   return disk;
+}
+
+Result<DiskConfig> fill_slot(const DiskConfig& slot, const DiskConfig& given) {
+  const DiskConfig plain{.id = given.id,
+                         .path = given.path,
+                         .format = given.format,
+                         .read_only = given.read_only,
+                         .direct = given.direct,
+                         .scratch = given.scratch,
+                         .io = given.io};
+  if (given != plain) {
+    return fail(
+        "disk '{}': of what is attached only path, format, ro, scratch, direct and io can be said: "
+        "the slot has the rest",
+        given.path);
+  }
+  if (given.path.empty()) return fail("a path is missing: it says which disk is attached");
+  if (given.read_only && !slot.read_only) {
+    return fail("disk '{}': ',ro' is for a slot that has it: this guest may write to its disk",
+                given.path);
+  }
+  auto filled = empty_slot(slot);
+  filled.path = given.path;
+  filled.format = given.format;
+  filled.direct = given.direct;
+  filled.scratch = given.scratch;
+  filled.io = given.io;
+  return filled;
+}
+
+DiskConfig empty_slot(const DiskConfig& slot) {
+  auto empty = slot;
+  empty.path.clear();
+  empty.label.clear();
+  empty.layer.clear();
+  empty.format = ImageFormat::automatic;
+  empty.direct = empty.scratch = false;
+  empty.io = IoEngine::automatic;
+  return empty;
 }
 
 }  // namespace vmm::disk

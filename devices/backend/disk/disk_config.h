@@ -12,6 +12,10 @@
 
 namespace vmm::disk {
 
+inline constexpr std::uint32_t kSectorSize = 512;
+// Of a disk, in bytes: what is kept for each piece of it has a bound.
+inline constexpr std::uint64_t kMaxDiskSize = 2ull << 50;
+
 // How transfers reach the host's kernel.
 enum class IoEngine : std::uint8_t {
   automatic,  // what was measured to be quickest for this file, see file_channel.h
@@ -39,7 +43,10 @@ struct RateLimits {
 
 struct DiskConfig {
   std::string id;  // "blk1": which disk of a restored machine this is; empty: it goes by position
-  std::string path;
+  std::string path;  // empty: of a slot, there is no disk in it
+  // Not 0: a slot, which disks of at most so many bytes are attached to and detached from while the
+  // guest runs.
+  std::uint64_t slot_size = 0;
   std::string label;  // what messages call it; empty: its path
   ImageFormat format = ImageFormat::automatic;
   bool read_only = false;
@@ -52,6 +59,9 @@ struct DiskConfig {
   std::uint16_t queues = 1;
   std::uint16_t queue_size = 256;  // entries of each queue, a power of two from 4 to 1024
   friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
+
+  bool is_slot() const { return slot_size != 0; }
+  bool is_empty() const { return is_slot() && path.empty(); }
 };
 
 inline constexpr std::size_t kMaxSerial = 20;
@@ -61,5 +71,10 @@ inline constexpr std::uint16_t kMaxQueues = 64;
 spec::Fields fields_of(DiskConfig& disk);
 // PATH[,key=value...]
 Result<DiskConfig> parse_disk_config(std::string_view words);
+
+// The slot with `given` in it: of that, only the keys of the host, `format` and `ro` may be said.
+Result<DiskConfig> fill_slot(const DiskConfig& slot, const DiskConfig& given);
+// The slot with nothing in it.
+DiskConfig empty_slot(const DiskConfig& slot);
 
 }  // namespace vmm::disk

@@ -4,6 +4,8 @@
 #include <bit>
 
 #include "devices/backend/disk/copied_disk.h"
+#include "devices/backend/disk/empty_disk.h"
+#include "devices/backend/disk/qcow2/resize.h"
 #include "devices/virtio/blk/state.h"
 
 namespace vmm::virtio {
@@ -12,6 +14,8 @@ namespace {
 using namespace blk;
 
 constexpr std::uint16_t kMinQueueSize = 4;
+// Of a slot, whatever is in it: what files of all file systems stand well.
+constexpr std::uint32_t kSlotPhysicalBlock = 4096;
 
 Result<void> check(const disk::DiskConfig& config) {
   if (config.queues == 0 || config.queues > disk::kMaxQueues) {
@@ -30,9 +34,38 @@ Result<void> check(const disk::DiskConfig& config) {
   return {};
 }
 
-Config make_config(const disk::DiskInfo& info, const disk::DiskConfig& options) {
+disk::DiskInfo fixed_info(const disk::Disk& disk, const disk::DiskConfig& config) {
+  if (!config.is_slot()) return disk.info();
+  return {.physical_block_size = kSlotPhysicalBlock,
+          .read_only = config.read_only,
+          .can_discard = !config.read_only,
+          .can_write_zeroes = !config.read_only};
+}
+
+Result<std::unique_ptr<disk::Disk>> open_disk_of(const disk::DiskConfig& config) {
+  if (config.is_empty()) return std::make_unique<disk::EmptyDisk>();
+  auto disk = TRY(disk::open_disk(config));
+  if (!config.is_slot()) return disk;
+  const auto& info = disk->info();
+  if (info.size > config.slot_size) {
+    return fail("disk '{}' has {} bytes: the slot takes at most {}", disk->name(), info.size,
+                config.slot_size);
+  }
+  if (info.block_size != disk::kSectorSize) {
+    return fail("disk '{}' has blocks of {} bytes: a slot takes disks with blocks of {}",
+                disk->name(), info.block_size, disk::kSectorSize);
+  }
+  return disk;
+}
+
+std::string shown_name(const disk::DiskConfig& config) {
+  return config.label.empty() ? config.path : config.label;
+}
+
+Config make_config(std::uint64_t size, const disk::DiskInfo& info,
+                   const disk::DiskConfig& options) {
   Config config;
-  config.capacity = info.size / disk::kSectorSize;
+  config.capacity = size / disk::kSectorSize;
   // Header and status take two more descriptors, and no chain may be longer than its queue.
   config.seg_max = options.queue_size - 2u;
   config.block_size = info.block_size;
@@ -59,7 +92,7 @@ Config make_config(const disk::DiskInfo& info, const disk::DiskConfig& options) 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const disk::DiskConfig& config,
                                                          std::string name) {
   TRY(check(config));
-  return create(TRY(disk::open_disk(config)), config, std::move(name));
+  return create(TRY(open_disk_of(config)), config, std::move(name));
 }
 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::create(std::unique_ptr<disk::Disk> disk,
@@ -73,17 +106,21 @@ BlockDevice::BlockDevice(std::unique_ptr<disk::Disk> disk, const disk::DiskConfi
                          std::string name)
     : disk_(std::move(disk)),
       name_(std::move(name)),
-      shown_(config.label.empty() ? config.path : config.label),
+      shown_(shown_name(config)),
+      shown_size_(disk_->info().size),
       read_only_(config.read_only),
+      slot_size_(config.slot_size),
+      fixed_(fixed_info(*disk_, config)),
+      told_size_(disk_->info().size),
       queues_(config.queues),
       queue_size_(config.queue_size),
-      config_(make_config(disk_->info(), config)),
+      config_(make_config(disk_->info().size, fixed_, config)),
       shared_{disk_.get(), config.serial, disk::RateLimiter(config.limits, disk::Clock::now())} {}
 
 BlockDevice::~BlockDevice() { (void)deactivate(); }
 
 std::uint64_t BlockDevice::features() const {
-  const auto& info = disk_->info();
+  const auto& info = fixed_;
   std::uint64_t features = kFeatureSegMax | kFeatureBlockSize | kFeatureFlush | kFeatureTopology |
                            kFeatureEventIdx | kFeatureIndirectDescriptors;
   if (info.read_only) features |= kFeatureReadOnly;
@@ -116,6 +153,8 @@ Result<void> BlockDevice::activate(Activation activation) {
   for (auto& server : servers_) {
     if (server.queue) server.worker->loop().post([queue = server.queue.get()] { queue->start(); });
   }
+  const auto size = disk_->info().size;
+  if (std::exchange(told_size_, size) != size) activation.interrupts->config_changed();
   return {};
 }
 
@@ -130,7 +169,78 @@ std::vector<std::optional<Queue>> BlockDevice::deactivate() {
   return queues;
 }
 
+// ---- slots
+
+class BlockDevice::Exchange : public SlotChange {
+ public:
+  Exchange(BlockDevice& device, std::unique_ptr<disk::Disk> disk, std::string shown)
+      : device_(device), disk_(std::move(disk)), shown_(std::move(shown)) {}
+  Result<void> make() override {
+    disk_ = device_.put(std::move(disk_), shown_);
+    return {};
+  }
+
+ private:
+  BlockDevice& device_;
+  std::unique_ptr<disk::Disk> disk_;  // the new one, then the old one
+  const std::string shown_;
+};
+
+// Nobody else may have the disk open meanwhile: not even this device.
+class BlockDevice::Resizing : public SlotChange {
+ public:
+  Resizing(BlockDevice& device, disk::DiskConfig config, std::uint64_t size)
+      : device_(device), config_(std::move(config)), size_(size) {}
+  Result<void> make() override {
+    device_.put(std::make_unique<disk::EmptyDisk>(), "").reset();
+    const auto resized = disk::qcow2::resize(
+        {.path = config_.path, .format = config_.format, .size = size_});
+    auto disk = open_disk_of(config_);
+    if (!disk) return fail("{}: it is detached", disk.error().message());
+    device_.put(std::move(*disk), shown_name(config_)).reset();
+    return resized;
+  }
+
+ private:
+  BlockDevice& device_;
+  const disk::DiskConfig config_;
+  const std::uint64_t size_;
+};
+
+Result<std::unique_ptr<SlotChange>> BlockDevice::prepare(const disk::DiskConfig& config) {
+  return std::make_unique<Exchange>(*this, TRY(open_disk_of(config)), shown_name(config));
+}
+
+Result<std::unique_ptr<SlotChange>> BlockDevice::prepare_resize(const disk::DiskConfig& config,
+                                                                std::uint64_t size) {
+  const auto now = disk_->info().size;
+  if (read_only_) return fail("disk '{}' is read-only, and is not resized", disk_->name());
+  if (size < now) {
+    return fail("disk '{}' has {} bytes: while a guest has it, it only grows", disk_->name(), now);
+  }
+  if (size > slot_size_ || size % disk::kSectorSize != 0) {
+    return fail("invalid size of {} bytes: expected a multiple of {} up to the slot's {}", size,
+                disk::kSectorSize, slot_size_);
+  }
+  return std::make_unique<Resizing>(*this, config, size);
+}
+
+std::unique_ptr<disk::Disk> BlockDevice::put(std::unique_ptr<disk::Disk> disk,
+                                             const std::string& shown) {
+  std::swap(disk_, disk);
+  copied_ = nullptr;
+  shared_.disk = disk_.get();
+  shared_.limiter.restart_total(disk_->copied_bytes());
+  shared_.failures.restart();
+  config_.capacity = disk_->info().size / disk::kSectorSize;
+  std::lock_guard lock(shown_mutex_);
+  shown_ = shown;
+  shown_size_ = disk_->info().size;
+  return disk;
+}
+
 disk::CopiedDisk* BlockDevice::copied_disk() {
+  if (disk_->info().size == 0) return nullptr;  // an empty slot
   if (copied_ == nullptr) {
     auto wrapper = disk::CopiedDisk::over(std::move(disk_));
     copied_ = wrapper.get();
@@ -154,20 +264,29 @@ NamedValues BlockDevice::metrics() {
           {"throttled", s.throttled}};
 }
 
-NamedValues BlockDevice::status() const { return {{"path", shown_}, {"read_only", read_only_}}; }
+NamedValues BlockDevice::status() const {
+  std::lock_guard lock(shown_mutex_);
+  NamedValues status{{"path", shown_}, {"read_only", read_only_}};
+  if (slot_size_ != 0) {
+    status.push_back({"size", shown_size_});
+    status.push_back({"slot_size", slot_size_});
+  }
+  return status;
+}
 
 void BlockDevice::save(state::Sections& sections, std::string_view name) const {
-  const auto& info = disk_->info();
-  sections.put(name, BlockState{info.size, info.block_size, shared_.serial});
+  sections.put(name, BlockState{told_size_, disk_->info().block_size, shared_.serial});
 }
 
 Result<void> BlockDevice::restore(state::Sections& sections, std::string_view name) {
   const auto state = TRY(sections.take<BlockState>(name));
   const auto& info = disk_->info();
-  if (state.size != info.size || state.block_size != info.block_size) {
+  // A slot may have another disk in it, or none: its driver is told when it goes on.
+  if ((state.size != info.size && slot_size_ == 0) || state.block_size != info.block_size) {
     return fail("the disk had {} bytes in blocks of {}, '{}' has {} in blocks of {}", state.size,
                 state.block_size, disk_->name(), info.size, info.block_size);
   }
+  told_size_ = state.size;
   shared_.serial = state.serial;
   return {};
 }

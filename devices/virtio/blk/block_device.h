@@ -2,9 +2,15 @@
 // activation to deactivation: "blk0", "blk0.1", ...
 //
 //   auto device = TRY(BlockDevice::create({.path = "root.img"}, "blk0"));
+//
+// Of a slot (DiskConfig::slot_size) all is fixed but the capacity, which is the disk's in it, and 0
+// while there is none. So a guest's driver of an empty one reads nothing, not even a partition
+// table; it is told of another capacity by the configuration interrupt, which comes before anything
+// else when a restored guest first runs.
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +18,7 @@
 #include "devices/virtio/blk/block_queue.h"
 #include "devices/virtio/blk/block_statistics.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/slot.h"
 #include "src/base/worker.h"
 
 namespace vmm::virtio {
@@ -36,6 +43,13 @@ class BlockDevice : public Device {
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
 
+  // What becomes of the slot. Beside the device's work; `config` is the slot's with what is to be in
+  // it. Errors are sentences about the file.
+  Result<std::unique_ptr<SlotChange>> prepare(const disk::DiskConfig& config);
+  // Its disk with so many bytes more, for the guest as well.
+  Result<std::unique_ptr<SlotChange>> prepare_resize(const disk::DiskConfig& config,
+                                                     std::uint64_t size);
+
   NamedValues metrics() override;
   NamedValues status() const override;
   disk::CopiedDisk* copied_disk() override;
@@ -51,13 +65,23 @@ class BlockDevice : public Device {
     std::unique_ptr<Worker> worker;
   };
 
+  class Exchange;
+  class Resizing;
+
   BlockDevice(std::unique_ptr<disk::Disk> disk, const disk::DiskConfig& config, std::string name);
+  // While it is suspended or was never activated; what was there before.
+  std::unique_ptr<disk::Disk> put(std::unique_ptr<disk::Disk> disk, const std::string& shown);
 
   std::unique_ptr<disk::Disk> disk_;
   disk::CopiedDisk* copied_ = nullptr;  // disk_, once it is one
   std::string name_;
-  const std::string shown_;  // what status calls the disk
-  const bool read_only_;     // as it was asked for
+  mutable std::mutex shown_mutex_;
+  std::string shown_;          // what status calls the disk; guarded by shown_mutex_
+  std::uint64_t shown_size_;   // as well
+  const bool read_only_;       // as it was asked for
+  const std::uint64_t slot_size_;  // 0: not a slot
+  const disk::DiskInfo fixed_;     // what the driver may count on, but for the size
+  std::uint64_t told_size_;        // that the driver knows
   std::uint16_t queues_;
   std::uint16_t queue_size_;
   blk::Config config_;

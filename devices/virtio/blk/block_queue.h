@@ -49,6 +49,8 @@ class FailureLog {
     if (count <= 10 || std::has_single_bit(count)) return count;
     return std::nullopt;
   }
+  // Of another disk.
+  void restart() { count_ = 0; }
 
  private:
   std::atomic<std::uint64_t> count_{0};

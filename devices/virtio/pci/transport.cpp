@@ -405,6 +405,24 @@ void PciTransport::deactivate() {
 
 void PciTransport::suspend() {
   std::lock_guard lock(mutex_);
+  suspend_active();
+}
+
+void PciTransport::resume() {
+  std::lock_guard lock(mutex_);
+  resume_suspended();
+}
+
+Result<void> PciTransport::change(SlotChange& change) {
+  std::lock_guard lock(mutex_);
+  const bool was_active = active_;  // else somebody else suspended it, or the driver is not there
+  suspend_active();
+  const auto made = change.make();
+  if (was_active) resume_suspended();
+  return made;
+}
+
+void PciTransport::suspend_active() {
   if (!active_) return;
   detach_doorbells();
   suspended_ = device_.suspend();
@@ -412,8 +430,7 @@ void PciTransport::suspend() {
   active_ = false;
 }
 
-void PciTransport::resume() {
-  std::lock_guard lock(mutex_);
+void PciTransport::resume_suspended() {
   if (!suspended_) return;
   Activation activation;
   activation.features = driver_features_;

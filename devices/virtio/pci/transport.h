@@ -28,6 +28,7 @@
 #include "devices/pci/msix.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/pci/state.h"
+#include "devices/virtio/slot.h"
 #include "src/base/log.h"
 
 namespace vmm::virtio {
@@ -47,6 +48,8 @@ class PciTransport : public pci::Function, private Interrupts {
   // the rings kept, and lets it go on.
   void suspend();
   void resume();
+  // What a slot is connected to, at any time; the guest goes on as if nothing had been.
+  Result<void> change(SlotChange& change);
   // While suspended. restore(), in a new transport, leaves it suspended; an error changes nothing
   // that matters, as the machine is not started then.
   TransportState save();
@@ -82,6 +85,8 @@ class PciTransport : public pci::Function, private Interrupts {
   void write_status(std::uint8_t value);
   void activate();
   void start(Activation activation);
+  void suspend_active();
+  void resume_suspended();
   void deactivate();
   void reset();
   void attach_doorbells();

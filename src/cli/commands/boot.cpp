@@ -227,7 +227,7 @@ Result<int> run(const BootOptions& options) {
   }
   config::make_up_addresses(config);
   // Snapshots are asked for through the socket: without one, nobody needs the texts.
-  if (!config.control.empty()) start.texts = TRY(config::to_manifest_texts(config));
+  if (!config.control.empty()) start.texts_of = config::to_manifest_texts;
   // One arena: a thread's own costs pages, and no thread here allocates much.
   ::mallopt(M_ARENA_MAX, 1);
   raise_descriptor_limit();  // a guest may hold a thousand vsock connections

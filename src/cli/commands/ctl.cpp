@@ -121,11 +121,28 @@ Result<int> fork(const Words& words) {
   return 0;
 }
 
+// ---- slots
+
+template <typename T>
+Result<int> attach(const Words& words) {
+  T request{.component = words.names[1], .attachment = {}};
+  request.attachment.text = TRY(config::to_attachment(request.component, words.names[2]));
+  return print(ask_once(words.names[0], request));
+}
+
+Result<int> detach(const Words& words) {
+  return print(ask_once(words.names[0], protocol::Detach{words.names[1]}));
+}
+
+Result<int> resize(const Words& words) {
+  return print(ask_once(words.names[0], protocol::Resize{words.names[1], words.names[2]}));
+}
+
 constexpr char kStatus[] = "status", kMetrics[] = "metrics", kPause[] = "pause",
                kResume[] = "resume", kPowerButton[] = "power-button", kStop[] = "stop",
                kBalloon[] = "balloon";
 
-constexpr std::array<Subcommand<Words>, 13> kSubcommands = {{
+constexpr std::array<Subcommand<Words>, 17> kSubcommands = {{
     {kStatus, "", "what it is and does, as JSON", 0, 0, nullptr, &ask_plainly<kStatus>},
     {kMetrics, "", "exits, input and output, memory, as JSON", 0, 0, nullptr,
      &ask_plainly<kMetrics>},
@@ -141,6 +158,15 @@ constexpr std::array<Subcommand<Words>, 13> kSubcommands = {{
      1, 1, &describe_fork, &fork},
     {"snapshot", "DIR", "save all of it as DIR, for `vmm --restore DIR`", 1, 1, &describe_snapshot,
      &take_snapshot},
+    {"attach", "COMPONENT WORDS",
+     "connect a slot (blk1): the words are those of its option, such as `root.img,format=raw`", 2,
+     2, nullptr, &attach<protocol::Attach>},
+    {"detach", "COMPONENT", "empty a slot: its guest's requests are finished first", 1, 1, nullptr,
+     &detach},
+    {"replace", "COMPONENT WORDS", "detach and attach in one step", 2, 2, nullptr,
+     &attach<protocol::Replace>},
+    {"resize", "COMPONENT SIZE", "enlarge the disk in a slot, for its guest as well", 2, 2, nullptr,
+     &resize},
     {"jobs", "", "what it is busy with, and how far that is, as JSON", 0, 0, nullptr, &jobs},
     {"cancel", "JOB", "end a job; what it made is removed", 1, 1, nullptr, &cancel},
     {"wait", "[JOB]",

@@ -46,6 +46,10 @@ TEST(DiskConfig, TakesItsKeys) {
   EXPECT_EQ(disk->io, disk::IoEngine::threads);
   EXPECT_EQ(disk->format, disk::ImageFormat::automatic);
   EXPECT_EQ(disk::parse_disk_config("path=x,ro=off")->path, "x");
+  EXPECT_EQ(*disk::parse_disk_config("size=64G,ro"),
+            (disk::DiskConfig{.slot_size = 64ull << 30, .read_only = true}));
+  EXPECT_EQ(*disk::parse_disk_config("x,size=1M"),
+            (disk::DiskConfig{.path = "x", .slot_size = 1u << 20}));
   EXPECT_EQ(disk::parse_disk_config("x,format=qcow2")->format, disk::ImageFormat::qcow2);
   EXPECT_EQ(disk::parse_disk_config("x,format=raw")->format, disk::ImageFormat::raw);
 }
@@ -258,6 +262,7 @@ class RandomMachine {
   disk::DiskConfig disk() {
     disk::DiskConfig disk{.path = text()};
     disk.format = static_cast<disk::ImageFormat>(below(4));
+    set(disk.slot_size, [this] { return std::uint64_t{512} * (1 + below(1000)); });
     disk.io = static_cast<disk::IoEngine>(below(3));
     set(disk.id, [this] { return fmt::format("blk{}", below(9)); });
     set(disk.read_only, [] { return true; });

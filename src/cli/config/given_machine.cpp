@@ -10,6 +10,7 @@
 #include "arch/boot.h"
 #include "src/base/text.h"
 #include "src/base/unique_fd.h"
+#include "src/hypervisor/machine/slots.h"
 #include "src/spec/json.h"
 
 namespace vmm::config {
@@ -51,9 +52,10 @@ Result<void> check_disks(const std::vector<disk::DiskConfig>& disks) {
           "--restore",
           disks[i].path, disks[i].id);
     }
+    if (disks[i].is_empty()) continue;
     if (disks[i].path.empty()) return fail("disk {}: a path is missing: --disk PATH[,ro]", i);
     for (std::size_t k = 0; k < i; ++k) {
-      if (!is_written(disks[i]) && !is_written(disks[k])) continue;
+      if (disks[k].is_empty() || (!is_written(disks[i]) && !is_written(disks[k]))) continue;
       if (!same_file(disks[k].path, disks[i].path)) continue;
       return fail("disk '{}' is given twice, and the guest would write to it by one of both names",
                   disks[i].path);
@@ -81,6 +83,16 @@ void make_absolute(std::string& path) {
   std::error_code error;
   const auto absolute = std::filesystem::absolute(path, error).lexically_normal();
   if (!path.empty() && !error) path = absolute.string();
+}
+
+// Who reads it works elsewhere.
+void make_paths_absolute(MachineConfig& machine) {
+  for (auto* path : {&machine.kernel, &machine.initrd, &machine.serial.path, &machine.control}) {
+    make_absolute(*path);
+  }
+  for (auto& disk : machine.disks) make_absolute(disk.path);
+  for (auto& net : machine.nets) make_absolute(net.socket);
+  if (machine.vsock) make_absolute(machine.vsock->path);
 }
 
 // Without its version, which is known.
@@ -176,15 +188,23 @@ Result<std::string> to_json_text(const MachineConfig& machine) {
 }
 
 Result<snapshot::MachineTexts> to_manifest_texts(MachineConfig machine) {
-  // Who reads it works elsewhere.
-  for (auto* path : {&machine.kernel, &machine.initrd, &machine.serial.path, &machine.control}) {
-    make_absolute(*path);
-  }
-  for (auto& disk : machine.disks) make_absolute(disk.path);
-  for (auto& net : machine.nets) make_absolute(net.socket);
-  if (machine.vsock) make_absolute(machine.vsock->path);
+  make_paths_absolute(machine);
   return snapshot::MachineTexts{TRY(to_versioned_json(spec::describe(machine, spec::Sides::guest))),
                                 TRY(to_versioned_json(spec::describe(machine, spec::Sides::host)))};
+}
+
+Result<std::string> to_attachment(std::string_view component, std::string_view words) {
+  const auto found = component_named(component);
+  if (!found) return fail("no component is called '{}': blk0, net0 and vsock are", component);
+  MachineConfig machine;
+  spec::Fields fields("machine");
+  found->kind->declare(machine, fields);
+  const auto& field = fields.all().front();
+  TRY(spec::Fields::set_word(field, words));
+  make_paths_absolute(machine);
+  auto value = field.item.get();
+  if (const auto* list = value.as<spec::List>()) value = spec::Value(list->at(0));
+  return spec::to_json(value);
 }
 
 Result<SavedMachine> from_manifest_texts(const snapshot::MachineTexts& texts,

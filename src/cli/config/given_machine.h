@@ -53,6 +53,10 @@ Result<std::string> to_json_text(const MachineConfig& machine);
 // For a manifest: what the guest sees, and apart from it what of the host it is connected to, by
 // absolute paths.
 Result<snapshot::MachineTexts> to_manifest_texts(MachineConfig machine);
+// What is said of a component in the words of its option, for the machine's control socket: JSON,
+// with absolute paths.
+Result<std::string> to_attachment(std::string_view component, std::string_view words);
+
 struct SavedMachine {
   MachineConfig machine;   // as the guest sees it, connected to nothing
   MachineConfig attached;  // the same with what the manifest notes

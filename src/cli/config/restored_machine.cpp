@@ -50,7 +50,7 @@ Result<GivenDisks> sort_given(const std::vector<disk::DiskConfig>& disks) {
   for (auto disk : disks) {
     take_id(disk);
     if (disk.id.empty()) {
-      if (disk != disk::DiskConfig{.path = disk.path}) {
+      if (disk.path.empty() || disk != disk::DiskConfig{.path = disk.path}) {
         return fail(
             "--disk {}: with --restore it is a path alone, where the machine's own copy of the "
             "disk is to be made, or blkN=PATH",
@@ -59,12 +59,6 @@ Result<GivenDisks> sort_given(const std::vector<disk::DiskConfig>& disks) {
       given.layers.push_back(disk.path);
       continue;
     }
-    const disk::DiskConfig plain{
-        .id = disk.id, .path = disk.path, .format = disk.format, .read_only = disk.read_only};
-    if (disk != plain) {
-      return fail("--disk {}={}: only format=raw or format=qcow2 can be said with it", disk.id,
-                  disk.path);
-    }
     if (disk.path.empty()) return fail("--disk {}=: a path is missing", disk.id);
     if (std::ranges::find(given.named, disk.id, &disk::DiskConfig::id) != given.named.end()) {
       return fail("--disk names {} twice", disk.id);
@@ -72,6 +66,25 @@ Result<GivenDisks> sort_given(const std::vector<disk::DiskConfig>& disks) {
     given.named.push_back(std::move(disk));
   }
   return given;
+}
+
+std::string disk_name(std::size_t index) { return fmt::format("blk{}", index); }
+
+// Of each disk of the machine; null: a slot that was empty.
+Result<std::vector<const snapshot::DiskEntry*>> disk_entries(
+    const snapshot::Source& snapshot, const std::vector<disk::DiskConfig>& disks) {
+  const auto& entries = snapshot.manifest().disks;
+  std::vector<const snapshot::DiskEntry*> found;
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    const bool is_there = next < entries.size();
+    const bool is_empty = disks[i].is_slot() && !(is_there && entries[next].device == disk_name(i));
+    if (!is_empty && !is_there) break;
+    found.push_back(is_empty ? nullptr : &entries[next++]);
+  }
+  if (found.size() == disks.size() && next == entries.size()) return found;
+  return fail("snapshot '{}' has {} disks, its configuration names {}", snapshot.path(),
+              entries.size(), disks.size());
 }
 
 // ---- networks
@@ -194,20 +207,17 @@ class Restoring {
 
   Result<void> connect_disks() {
     given_disks_ = TRY(sort_given(given_.machine.disks));
-    const auto& entries = snapshot_.manifest().disks;
     auto& disks = config_.disks;
-    if (entries.size() != disks.size()) {
-      return fail("snapshot '{}' has {} disks, its configuration names {}", snapshot_.path(),
-                  entries.size(), disks.size());
-    }
+    const auto entries = TRY(disk_entries(snapshot_, disks));
     for (std::size_t i = 0; i < disks.size(); ++i) {
       disks[i].id.clear();
-      if (entries[i].file.empty()) {
-        TRY(connect_named(entries[i], disks[i]));
+      const auto* entry = entries[i];
+      if (const auto* given = given_for(i); given != nullptr && disks[i].is_slot()) {
+        disks[i] = TRY(disk::fill_slot(disks[i], *given));
+      } else if (entry != nullptr) {
+        TRY(connect_disk(*entry, disks[i], attached_.disks[i]));
       } else {
-        const bool own = same_ && given_disks_.layers.empty() && entries[i].modified_ns != 0 &&
-                         !attached_.disks[i].scratch;
-        TRY(own ? connect_own(entries[i], disks[i]) : connect_copy(entries[i], disks[i]));
+        disks[i] = disk::empty_slot(disks[i]);
       }
     }
     if (!given_disks_.layers.empty() && given_disks_.layers.size() != layers_) {
@@ -215,12 +225,34 @@ class Restoring {
                   given_disks_.layers.size(), snapshot_.path(), layers_, layers_ == 1 ? "" : "s");
     }
     for (const auto& named : given_disks_.named) {
+      if (is_slot(named.id)) continue;
       const auto* entry = snapshot_.manifest().disk(named.id);
       if (entry != nullptr && entry->file.empty()) continue;
       return fail("--disk {}={}: snapshot '{}' {}", named.id, named.path, snapshot_.path(),
                   entry == nullptr ? "has no such disk" : "has a copy of that disk itself");
     }
     return {};
+  }
+
+  const disk::DiskConfig* given_for(std::size_t index) const {
+    const auto found =
+        std::ranges::find(given_disks_.named, disk_name(index), &disk::DiskConfig::id);
+    return found == given_disks_.named.end() ? nullptr : &*found;
+  }
+  bool is_slot(const std::string& name) const {
+    for (std::size_t i = 0; i < config_.disks.size(); ++i) {
+      if (disk_name(i) == name) return config_.disks[i].is_slot();
+    }
+    return false;
+  }
+
+  // `attached`: what the manifest notes of it.
+  Result<void> connect_disk(const snapshot::DiskEntry& entry, disk::DiskConfig& disk,
+                            const disk::DiskConfig& attached) {
+    if (entry.file.empty()) return connect_named(entry, disk);
+    const bool own =
+        same_ && given_disks_.layers.empty() && entry.modified_ns != 0 && !attached.scratch;
+    return own ? connect_own(entry, disk) : connect_copy(entry, disk);
   }
 
   // The file that the machine wrote to, with the content that it had.
@@ -268,6 +300,14 @@ class Restoring {
           "{}=PATH{}",
           snapshot_.path(), shown(entry.path), shown(entry.device),
           has_format ? "" : ",format=raw or ,format=qcow2");
+    }
+    const disk::DiskConfig plain{.id = named->id,
+                                 .path = named->path,
+                                 .format = named->format,
+                                 .read_only = named->read_only};
+    if (*named != plain) {
+      return fail("--disk {}={}: only format=raw or format=qcow2 can be said with it", named->id,
+                  named->path);
     }
     if (named->format != disk::ImageFormat::automatic) disk.format = named->format;
     if (disk.format == disk::ImageFormat::automatic) {
@@ -317,14 +357,15 @@ Result<RestoredMachine> restored_machine(const snapshot::Source& snapshot,
 Result<MachineConfig> own_connections(const snapshot::Source& snapshot) {
   const auto [machine, attached, unused] = TRY(machine_in(snapshot));
   MachineConfig own;
-  const auto& entries = snapshot.manifest().disks;
-  for (std::size_t i = 0; i < entries.size() && i < machine.disks.size(); ++i) {
-    if (!entries[i].file.empty()) continue;
+  const auto entries = TRY(disk_entries(snapshot, machine.disks));
+  for (std::size_t i = 0; i < machine.disks.size(); ++i) {
+    const auto* entry = entries[i];
+    if (entry == nullptr || !entry->file.empty()) continue;
     auto format = machine.disks[i].format;
     if (format == disk::ImageFormat::automatic) {
-      format = TRY(disk::qcow2::probe_format(entries[i].path));
+      format = TRY(disk::qcow2::probe_format(entry->path));
     }
-    own.disks.push_back({.id = entries[i].device, .path = entries[i].path, .format = format});
+    own.disks.push_back({.id = entry->device, .path = entry->path, .format = format});
   }
   own.nets = machine.nets;
   for (std::size_t i = 0; i < own.nets.size(); ++i) {

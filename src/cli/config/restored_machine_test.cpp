@@ -310,6 +310,68 @@ TEST_F(RestoredMachineTest, ItsOwnerMayPassAllNamesOn) {
   EXPECT_TRUE(copy->unconnected.empty());
 }
 
+// ---- slots
+
+// Its second and third disk are slots, the third one empty.
+class RestoredSlotsTest : public RestoredMachineTest {
+ protected:
+  RestoredSlotsTest() {
+    config_ = R"({"mem": "64M", "disk": ["root.img,size=1G", "size=1G,ro", "size=2G,queues=2"]})";
+  }
+};
+
+TEST_F(RestoredSlotsTest, AreWhatTheyWereUnlessTheyAreFilled) {
+  ASSERT_TRUE(save("one"));
+  const auto same = restored("one");
+  ASSERT_TRUE(same) << same.error().message();
+  EXPECT_EQ(same->disks.at(0).path, path("one/blk0.img"));
+  EXPECT_TRUE(same->disks.at(0).scratch);
+  EXPECT_EQ(same->disks.at(0).slot_size, 1u << 30);
+  EXPECT_EQ(same->disks.at(1), (disk::DiskConfig{.slot_size = 1u << 30, .read_only = true}));
+  EXPECT_EQ(same->disks.at(2), (disk::DiskConfig{.slot_size = 2u << 30, .queues = 2}));
+  const auto filled =
+      restored("one", {"blk1=image.erofs,format=raw", "blk2=layer.qcow2,io=threads"});
+  ASSERT_TRUE(filled) << filled.error().message();
+  EXPECT_EQ(filled->disks.at(0), same->disks.at(0));
+  EXPECT_EQ(filled->disks.at(1), (disk::DiskConfig{.path = "image.erofs",
+                                                   .slot_size = 1u << 30,
+                                                   .format = disk::ImageFormat::raw,
+                                                   .read_only = true}));
+  EXPECT_EQ(filled->disks.at(2), (disk::DiskConfig{.path = "layer.qcow2",
+                                                   .slot_size = 2u << 30,
+                                                   .io = disk::IoEngine::threads,
+                                                   .queues = 2}));
+  // What was in a slot may be another one.
+  const auto replaced = restored("one", {"blk0=other.img"});
+  ASSERT_TRUE(replaced) << replaced.error().message();
+  EXPECT_EQ(replaced->disks.at(0),
+            (disk::DiskConfig{.path = "other.img", .slot_size = 1u << 30}));
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,ro"}),
+            "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk");
+  EXPECT_NE(why_not_disks("one", {"blk2=x,queues=2"}), "");
+  EXPECT_NE(why_not_disks("one", {"blk3=x"}).find("has no such disk"), std::string::npos);
+  EXPECT_NE(why_not_disks("one", {"size=1G"}).find("it is a path alone"), std::string::npos);
+}
+
+TEST_F(RestoredSlotsTest, ADiskThatIsNotASlotIsInTheSnapshot) {
+  config_ = R"({"mem": "64M", "disk": ["root.img", "other.img"]})";
+  ASSERT_TRUE(save("one"));
+  EXPECT_EQ(why_not_disks("one", {}), fmt::format("snapshot '{}' has 1 disks, its configuration "
+                                                  "names 2",
+                                                  path("one")));
+}
+
+TEST_F(RestoredSlotsTest, AttachmentsHaveAbsolutePaths) {
+  const auto text = to_attachment("blk1", "/a,,b,format=raw");
+  ASSERT_TRUE(text) << text.error().message();
+  EXPECT_EQ(*text, "{\n  \"path\": \"/a,b\",\n  \"format\": \"raw\"\n}");
+  EXPECT_EQ(to_attachment("blk1", "x")->find(R"("path": "/)"), 4u);
+  EXPECT_EQ(to_attachment("disk1", "x").error().message(),
+            "no component is called 'disk1': blk0, net0 and vsock are");
+  EXPECT_FALSE(to_attachment("blk1", "x,format=tar"));
+  EXPECT_FALSE(to_attachment("blk1", ""));
+}
+
 // ---- the same machine again
 
 class ResumedMachineTest : public RestoredMachineTest {

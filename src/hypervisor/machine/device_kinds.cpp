@@ -14,6 +14,43 @@ namespace {
 
 using Made = Result<std::unique_ptr<virtio::Device>>;
 
+using SlotState = DeviceKind::Slots::State;
+
+constexpr DeviceKind::Slots kDiskSlots = {
+    .how_to_be_one = "--disk PATH,size=SIZE makes a slot, --disk size=SIZE an empty one",
+    .state =
+        [](const MachineConfig& config, std::size_t index) {
+          const auto& disk = config.disks[index];
+          if (!disk.is_slot()) return SlotState::fixed;
+          return disk.is_empty() ? SlotState::empty : SlotState::filled;
+        },
+    .fill = [](MachineConfig& config, std::size_t index,
+               const spec::Value& attachment) -> Result<void> {
+      const auto given =
+          TRY(spec::component_of<disk::DiskConfig>(attachment, disk::parse_disk_config));
+      if (given.scratch) {
+        return fail(
+            "disk '{}': scratch is for the start of a machine: what is written would be gone when "
+            "its guest resets",
+            given.path);
+      }
+      config.disks[index] = TRY(disk::fill_slot(config.disks[index], given));
+      return {};
+    },
+    .clear =
+        [](MachineConfig& config, std::size_t index) {
+          config.disks[index] = disk::empty_slot(config.disks[index]);
+        },
+    .prepare = [](const MachineConfig& config, std::size_t index,
+                  virtio::Device& device) -> Result<std::unique_ptr<virtio::SlotChange>> {
+      return static_cast<virtio::BlockDevice&>(device).prepare(config.disks[index]);
+    },
+    .prepare_resize = [](const MachineConfig& config, std::size_t index, virtio::Device& device,
+                         std::uint64_t size) -> Result<std::unique_ptr<virtio::SlotChange>> {
+      return static_cast<virtio::BlockDevice&>(device).prepare_resize(config.disks[index], size);
+    },
+};
+
 // Guests find the first disk first.
 constexpr std::array<DeviceKind, 5> kKinds = {{
     {.name = "blk",
@@ -29,7 +66,8 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
      .make = [](const MachineConfig& config, std::size_t index, const std::string& name,
                 const DeviceResources&) -> Made {
        return TRY(virtio::BlockDevice::create(config.disks[index], name));
-     }},
+     },
+     .slots = &kDiskSlots},
     {.name = "net",
      .number = DeviceKind::Number::many,
      .status_key = "nets",
@@ -89,5 +127,10 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
 }  // namespace
 
 std::span<const DeviceKind> device_kinds() { return kKinds; }
+
+std::string name_of(const DeviceKind& kind, std::size_t index) {
+  const bool numbered = kind.number == DeviceKind::Number::many;
+  return numbered ? fmt::format("{}{}", kind.name, index) : std::string(kind.name);
+}
 
 }  // namespace vmm

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "devices/virtio/device.h"
+#include "devices/virtio/slot.h"
 #include "src/base/event_loop.h"
 #include "src/base/result.h"
 #include "src/hypervisor/machine/config.h"
@@ -43,7 +44,31 @@ struct DeviceKind {
   Result<std::unique_ptr<virtio::Device>> (*make)(const MachineConfig& config, std::size_t index,
                                                   const std::string& name,
                                                   const DeviceResources& resources);
+  // Of a kind whose devices may be slots: what they are connected to changes while the machine is
+  // there. `index` as above, and `device` is what `make` made of it.
+  struct Slots {
+    enum class State : std::uint8_t { fixed, empty, filled };
+    std::string_view how_to_be_one;  // for a message
+    State (*state)(const MachineConfig& config, std::size_t index);
+    // What the configuration says then; nothing is opened. `attachment`: the keys of the option, or
+    // its words.
+    Result<void> (*fill)(MachineConfig& config, std::size_t index, const spec::Value& attachment);
+    void (*clear)(MachineConfig& config, std::size_t index);
+    // Opens what the configuration says, beside the device's work.
+    Result<std::unique_ptr<virtio::SlotChange>> (*prepare)(const MachineConfig& config,
+                                                           std::size_t index,
+                                                           virtio::Device& device);
+    // Null: it has no size.
+    Result<std::unique_ptr<virtio::SlotChange>> (*prepare_resize)(const MachineConfig& config,
+                                                                  std::size_t index,
+                                                                  virtio::Device& device,
+                                                                  std::uint64_t size) = nullptr;
+  };
+  const Slots* slots = nullptr;  // null: none
 };
+
+// "blk1", "vsock".
+std::string name_of(const DeviceKind& kind, std::size_t index);
 
 // In the order of the PCI slots.
 std::span<const DeviceKind> device_kinds();

@@ -1,5 +1,6 @@
 #include "src/hypervisor/machine/device_set.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "src/hypervisor/machine/device_kinds.h"
@@ -19,9 +20,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const MachineConfig& config
   const DeviceResources resources{context.memory, context.loop};
   for (const auto& kind : device_kinds()) {
     for (std::size_t i = 0; i < kind.count(config); ++i) {
-      const bool numbered = kind.number == DeviceKind::Number::many;
-      const std::string name =
-          numbered ? fmt::format("{}{}", kind.name, i) : std::string(kind.name);
+      const auto name = name_of(kind, i);
       TRY(set->add(kind, name, TRY(kind.make(config, i, name, resources))));
     }
   }
@@ -55,6 +54,18 @@ void DeviceSet::suspend() {
 
 void DeviceSet::resume() {
   for (auto& entry : entries_) entry.transport->resume();
+}
+
+virtio::Device* DeviceSet::find(std::string_view name) const {
+  const auto found = std::ranges::find(entries_, name, &Entry::name);
+  return found == entries_.end() ? nullptr : found->device.get();
+}
+
+Result<void> DeviceSet::change(std::string_view name, virtio::SlotChange& change) {
+  const auto found = std::ranges::find(entries_, name, &Entry::name);
+  if (found == entries_.end()) return fail("no component '{}'", name);
+  const Waits::Scope waiting(*waits_, fmt::format("device {}", name));
+  return found->transport->change(change);
 }
 
 void DeviceSet::save(state::Sections& sections) {

@@ -52,6 +52,12 @@ class DeviceSet {
   // While no vCPU runs: all stop with their requests finished, and go on.
   void suspend();
   void resume();
+  // Null: there is none of that name. Any thread.
+  virtio::Device* find(std::string_view name) const;
+  // What a slot is connected to: made when its requests are finished. By one thread at a time, as
+  // all of these.
+  Result<void> change(std::string_view name, virtio::SlotChange& change);
+
   // While suspended; restore() in a fresh set, which is suspended then. Errors name the device.
   void save(state::Sections& sections);
   Result<void> restore(state::Sections& sections);

@@ -11,6 +11,7 @@
 #include "src/base/json.h"
 #include "src/base/worker.h"
 #include "src/hypervisor/machine/device_kinds.h"
+#include "src/hypervisor/machine/slots.h"
 
 namespace vmm {
 namespace {
@@ -99,6 +100,24 @@ TEST_F(DeviceSetTest, OneOfEachKind) {
                 R"("rng":{"bytes":0,"requests":0},)"
                 R"("vsock":{"connections":0,"ended":0,"rx_bytes":0,"rx_packets":0,)"
                 R"("rx_waiting":0,"tx_bytes":0,"tx_packets":0}})");
+}
+
+TEST_F(DeviceSetTest, ASlotSaysWhatIsInIt) {
+  auto config = bare();
+  config.disks = {{.slot_size = 1u << 20}};
+  create(config);
+  const auto status = [this] { return to_json_text(set_->status()); };
+  EXPECT_EQ(status(), R"({"disks":[{"path":"","read_only":false,"size":0,"slot_size":1048576}],)"
+                      R"("nets":[]})");
+  const auto path = disk();
+  const SlotRequest request{.component = "blk0", .attachment = spec::Value(path)};
+  ASSERT_TRUE(apply(request, config));
+  auto change = prepare(request, config, *set_);
+  ASSERT_TRUE(change) << change.error().message();
+  ASSERT_TRUE(set_->change("blk0", **change));
+  EXPECT_EQ(status(), fmt::format(R"({{"disks":[{{"path":"{}","read_only":false,"size":4096,)"
+                                  R"("slot_size":1048576}}],"nets":[]}})",
+                                  path));
 }
 
 TEST_F(DeviceSetTest, TheTargetReachesTheDevice) {

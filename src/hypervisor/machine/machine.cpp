@@ -120,7 +120,7 @@ Result<void> Machine::enter_kernel(const arch::Images& images) {
 
 std::string Machine::command_line(const MachineConfig& config) {
   std::string line = arch::default_command_line(config.serial.kind != chardev::Kind::none);
-  if (!config.disks.empty()) {
+  if (!config.disks.empty() && !config.disks[0].is_empty()) {
     line += fmt::format(" root=/dev/vda {}", config.disks[0].read_only ? "ro" : "rw");
   }
   if (!config.append.empty()) line += " " + config.append;

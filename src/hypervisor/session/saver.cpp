@@ -234,7 +234,8 @@ Result<void> Saver::copy_disk(const std::string& name, disk::CopiedDisk& disk, J
     if (disk.info().read_only) return {};
   }
   const auto* below = job.parent ? job.parent->manifest().disk(name) : nullptr;
-  const bool layer = below != nullptr && !below->file.empty();
+  // What was attached since is copied whole.
+  const bool layer = below != nullptr && !below->file.empty() && disk.is_recording();
   auto target = layer
                     ? TRY(snapshot::create_layer(*job.writer, entry, *job.manifest.parent, *below))
                     : TRY(snapshot::create_copy(*job.writer, entry, disk.plain_file()));

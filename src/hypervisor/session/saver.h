@@ -42,6 +42,8 @@ class Saver {
   // The machine, suspended yet, came from the snapshot of that digest: incremental ones may build
   // on it.
   void restored_from(Machine& machine, std::string digest);
+  // Other ones, of what its devices are connected with. While no snapshot is taken.
+  void set_texts(snapshot::MachineTexts texts) { texts_ = std::move(texts); }
   // Another machine has taken its place: nothing is known of it.
   void forget() {
     tracked_.clear();
@@ -63,7 +65,7 @@ class Saver {
   Result<void> copy_disk(const std::string& name, disk::CopiedDisk& disk, Job& job);
   Result<void> find_pages(Machine& machine, Job& job, Progress& progress);
 
-  const snapshot::MachineTexts texts_;
+  snapshot::MachineTexts texts_;
   const snapshot::BootFiles& boot_;
   // Digest of the snapshot since which it is known what was written to memory and disks; empty:
   // none.

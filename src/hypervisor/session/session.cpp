@@ -60,7 +60,9 @@ Result<void> Session::open() {
   }
   loop_ = TRY(EventLoop::create());
   tasks_ = std::make_unique<Tasks>(*loop_);
-  saver_ = std::make_unique<Saver>(start_.texts, boot_);
+  named_ = config_;
+  saver_ = std::make_unique<Saver>(
+      start_.texts_of ? TRY(start_.texts_of(named_)) : snapshot::MachineTexts(), boot_);
   jobs_ = std::make_unique<Jobs>(*loop_, [this](const auto& event) { publish(event); });
   TRY(watch_signals());
   if (!config_.control.empty()) {
@@ -357,7 +359,7 @@ void Session::cancel_jobs() {
 }
 
 void Session::go_on() {
-  const bool is_busy = !jobs_->empty() || tasks_->beside() > 0 || making_;
+  const bool is_busy = !jobs_->empty() || tasks_->beside() > 0 || making_ || !changing_.empty();
   if (finished_) {
     if (jobs_->empty() && !ends_since_) ends_since_ = std::chrono::steady_clock::now();
     watch_for_hangs();

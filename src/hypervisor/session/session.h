@@ -22,8 +22,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,6 +35,7 @@
 #include "src/base/thread.h"
 #include "src/base/unix_socket.h"
 #include "src/hypervisor/machine/machine.h"
+#include "src/hypervisor/machine/slots.h"
 #include "src/hypervisor/session/control_server.h"
 #include "src/hypervisor/session/jobs.h"
 #include "src/hypervisor/session/observer.h"
@@ -58,7 +61,8 @@ class Session {
  public:
   // What a session starts with beside its machine's configuration.
   struct Start {
-    snapshot::MachineTexts texts;                // of the configuration, for snapshots
+    // Of the configuration, for snapshots; null: none is taken.
+    std::function<Result<snapshot::MachineTexts>(const MachineConfig&)> texts_of;
     std::unique_ptr<snapshot::Source> snapshot;  // null: a cold boot
     Begin begin = Begin::running;
     std::chrono::steady_clock::time_point program_started = std::chrono::steady_clock::now();
@@ -109,7 +113,7 @@ class Session {
   void watch_for_hangs();
   void look_for_hangs();
 
-  // session_control.cpp: what is asked of it.
+  // session_control.cpp, session_slots.cpp: what is asked of it.
   void serve(const protocol::Command& command, unsigned version,
              const ControlServer::Answer& answer);
   // What may be asked at any time.
@@ -125,6 +129,12 @@ class Session {
   void begin_save(Jobs::Job& job, const protocol::Snapshot& request);
   void complete_save(Jobs::Job& job, bool stop);
   void saved(std::uint64_t job, bool stop, const Result<std::string>& result);
+  struct SlotWork;
+  bool serve_slots(const protocol::Command& command, const ControlServer::Answer& answer);
+  void change_slot(Result<SlotRequest> request, const ControlServer::Answer& answer);
+  Result<std::shared_ptr<SlotWork>> begin_change(SlotRequest request);
+  void make_change(const std::shared_ptr<SlotWork>& work, const ControlServer::Answer& answer);
+  void note_change(const SlotWork& work);
   Result<std::string> set_memory_target(const std::string& size);
   void metrics(const ControlServer::Answer& answer);
   void listen(const ControlServer::Answer& answer);
@@ -136,6 +146,7 @@ class Session {
   bool is_there() const { return machine_ && !rebooting_ && !ending_; }
 
   MachineConfig config_;
+  MachineConfig named_;  // the same with the names that the person gave, for snapshots
   Start start_;
   std::unique_ptr<EventLoop> loop_;
   UniqueFd signals_;
@@ -170,6 +181,7 @@ class Session {
   bool making_ = false;      // that machine
   std::string last_status_;  // before the reset
   std::vector<ControlServer::Answer> want_metrics_;
+  std::set<std::string> changing_;  // slots
   bool stopping_ = false;
   bool finished_ = false;  // the exit code is known
   bool ending_ = false;    // the machine is taken apart

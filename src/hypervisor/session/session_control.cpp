@@ -75,6 +75,7 @@ void Session::serve_machine(const protocol::Command& command, unsigned version,
   if (const auto* request = std::get_if<protocol::Balloon>(&command)) {
     return answer(set_memory_target(request->size));
   }
+  if (serve_slots(command, answer)) return;
   change(std::holds_alternative<protocol::Pause>(command),
          std::holds_alternative<protocol::PowerButton>(command), answer);
 }
@@ -138,6 +139,7 @@ Result<std::string> Session::set_memory_target(const std::string& size) {
 void Session::snapshot(const protocol::Snapshot& request, unsigned version,
                        const ControlServer::Answer& answer) {
   if (!jobs_->empty()) return answer(fail("a snapshot is being taken"));
+  if (!changing_.empty()) return answer(fail("{} is being changed: ask later", *changing_.begin()));
   if (!is_there()) return answer(fail("the machine starts again: ask later"));
   auto& job = jobs_->begin("snapshot", {});
   ends_saved_ = request.stop;

@@ -1,0 +1,98 @@
+#include "src/hypervisor/machine/slots.h"
+
+#include <gtest/gtest.h>
+
+namespace vmm {
+namespace {
+
+using What = SlotRequest::What;
+
+MachineConfig machine() {
+  MachineConfig config;
+  config.disks = {{.path = "root.img"},
+                  {.slot_size = 1u << 30},
+                  {.path = "image.erofs", .slot_size = 1u << 30, .read_only = true}};
+  config.rng = true;
+  return config;
+}
+
+SlotRequest request(What what, std::string component, std::string words = "") {
+  SlotRequest request{.what = what, .component = std::move(component), .attachment = {}};
+  if (!words.empty()) request.attachment = spec::Value(std::move(words));
+  return request;
+}
+
+std::string why_not(const SlotRequest& request) {
+  auto config = machine();
+  const auto applied = apply(request, config);
+  EXPECT_TRUE(applied || config == machine()) << "changed, though it was refused";
+  return applied ? "" : applied.error().message();
+}
+
+TEST(Slots, ComponentsByName) {
+  EXPECT_EQ(component_named("blk0")->index, 0u);
+  EXPECT_EQ(component_named("blk17")->index, 17u);
+  EXPECT_EQ(component_named("vsock")->kind->name, "vsock");
+  for (const char* name : {"", "blk", "blk01", "blk+1", "blk-1", "blk1x", "vsock0", "disk0",
+                           "blk99999999999999999999"}) {
+    EXPECT_FALSE(component_named(name)) << name;
+  }
+}
+
+TEST(Slots, AreFilledEmptiedAndFilledAgain) {
+  auto config = machine();
+  ASSERT_TRUE(apply(request(What::attach, "blk1", "a.qcow2,format=qcow2"), config));
+  EXPECT_EQ(config.disks[1], (disk::DiskConfig{.path = "a.qcow2",
+                                               .slot_size = 1u << 30,
+                                               .format = disk::ImageFormat::qcow2}));
+  ASSERT_TRUE(apply(request(What::replace, "blk1", "b.img,io=threads"), config));
+  EXPECT_EQ(config.disks[1].path, "b.img");
+  EXPECT_EQ(config.disks[1].format, disk::ImageFormat::automatic);
+  ASSERT_TRUE(apply(request(What::detach, "blk1"), config));
+  EXPECT_EQ(config, machine());
+  // By keys.
+  SlotRequest keys{.component = "blk1", .attachment = {}};
+  keys.attachment = spec::Value(spec::Object{{"path", spec::Value(std::string("c.img"))}});
+  ASSERT_TRUE(apply(keys, config));
+  EXPECT_EQ(config.disks[1].path, "c.img");
+}
+
+TEST(Slots, RefusalsAreOneSentence) {
+  const std::pair<SlotRequest, const char*> cases[] = {
+      {request(What::attach, "blk9", "x"),
+       "no component 'blk9': the machine has blk0, blk1, blk2, rng"},
+      {request(What::attach, "disk", "x"),
+       "no component 'disk': the machine has blk0, blk1, blk2, rng"},
+      {request(What::attach, "rng", "x"),
+       "rng is not a slot: nothing of the host is attached to it"},
+      {request(What::replace, "blk0", "x"),
+       "blk0 is not a slot, and stays as it is: --disk PATH,size=SIZE makes a slot, "
+       "--disk size=SIZE an empty one"},
+      {request(What::attach, "blk2", "x"),
+       "something is attached to blk2: detach it, or replace it"},
+      {request(What::detach, "blk1"), "nothing is attached to blk1"},
+      {request(What::replace, "blk1", "x"), "nothing is attached to blk1"},
+      {request(What::resize, "blk1"), "nothing is attached to blk1"},
+      {request(What::attach, "blk1", "x,bps=1M"),
+       "disk 'x': of what is attached only path, format, ro, scratch, direct and io can be said: "
+       "the slot has the rest"},
+      {request(What::attach, "blk1", "x,ro"),
+       "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk"},
+      {request(What::attach, "blk1", "x,scratch"),
+       "disk 'x': scratch is for the start of a machine: what is written would be gone when its "
+       "guest resets"},
+      {request(What::attach, "blk1", "size=1M"),
+       "disk '': of what is attached only path, format, ro, scratch, direct and io can be said: "
+       "the slot has the rest"},
+      {request(What::attach, "blk1", "x,format=floppy"),
+       "disk 'x,format=floppy': format: invalid value 'floppy': expected raw, qcow2 or vmdk"},
+  };
+  for (const auto& [request, message] : cases) EXPECT_EQ(why_not(request), message);
+  SlotRequest number{.component = "blk1", .attachment = spec::Value(std::uint64_t{7})};
+  EXPECT_EQ(why_not(number), "invalid value 7: expected an object or a text");
+  number.attachment = spec::Value(spec::Object{});
+  EXPECT_EQ(why_not(number), "a path is missing: it says which disk is attached");
+}
+
+}  // namespace
+}  // namespace vmm
