@@ -1,5 +1,7 @@
 #include "devices/virtio/net/config.h"
 
+#include <fmt/ranges.h>
+
 #include <memory>
 
 #include "src/base/text.h"
@@ -164,6 +166,36 @@ spec::Fields fields_of(NetConfig& net) {
 
 Result<NetConfig> parse_net_config(std::string_view words) {
   return spec::from_words<NetConfig>(words);
+}
+
+Result<NetConfig> plug_in(const NetConfig& card, const NetConfig& given) {
+  if (given.kind == NetKind::none || given.kind == NetKind::unplugged) {
+    return fail("a network is missing: user, tap=NAME or socket=PATH is attached");
+  }
+  if (!given.fds.empty()) {
+    return fail("fd={}: these are descriptors of another process; a tap is named: tap=NAME",
+                fmt::join(given.fds, ":"));
+  }
+  const auto says_other = [](const auto& one, const auto& other) { return one && one != other; };
+  if (says_other(given.mac, card.mac) || says_other(given.mtu, card.mtu) ||
+      (given.queues != 1 && given.queues != card.queues)) {
+    return fail("mac, mtu and queues are the card's, and stay");
+  }
+  auto plugged = given;
+  plugged.mac = card.mac;
+  plugged.mtu = card.mtu;
+  plugged.queues = card.queues;
+  TRY(check(plugged));
+  return plugged;
+}
+
+NetConfig unplug(const NetConfig& card) {
+  NetConfig unplugged;
+  unplugged.kind = NetKind::unplugged;
+  unplugged.mac = card.mac;
+  unplugged.mtu = card.mtu;
+  unplugged.queues = card.queues;
+  return unplugged;
 }
 
 Result<void> check(const NetConfig& config) {

@@ -49,6 +49,11 @@ spec::Fields fields_of(NetConfig& net);
 // KIND[,key=value...], KIND one of none, user, tap=NAME, fd=N[:N...], socket=PATH, unplugged.
 Result<NetConfig> parse_net_config(std::string_view words);
 
+// The card with what `given` connects it to. Its address, queues and MTU stay.
+Result<NetConfig> plug_in(const NetConfig& card, const NetConfig& given);
+// The card with no link.
+NetConfig unplug(const NetConfig& card);
+
 // Keys that fit their kind, numbers in their ranges.
 Result<void> check(const NetConfig& config);
 

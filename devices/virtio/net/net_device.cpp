@@ -73,7 +73,12 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetConfig& config, st
 }
 
 NetDevice::NetDevice(Parts parts, const GuestMemory& memory)
-    : parts_(std::move(parts)), memory_(memory), current_mac_(parts_.mac), link_up_(parts_.link) {}
+    : parts_(std::move(parts)),
+      memory_(memory),
+      current_mac_(parts_.mac),
+      link_up_(parts_.link),
+      has_vhost_(parts_.vhost != nullptr),
+      hides_ecn_(!parts_.link) {}
 
 NetDevice::~NetDevice() { (void)deactivate(); }
 
@@ -87,7 +92,7 @@ NetStatistics NetDevice::statistics() const {
           .tx_packets = get(counters_.tx_packets),
           .tx_bytes = get(counters_.tx_bytes),
           .tx_dropped = get(counters_.tx_dropped),
-          .vhost = parts_.vhost != nullptr,
+          .vhost = has_vhost_.load(std::memory_order_relaxed),
           .link_up = link_up_.load(std::memory_order_relaxed)};
 }
 
@@ -106,7 +111,54 @@ std::uint64_t NetDevice::features() const {
                            virtio_net::kCtrlGuestOffloads;
   if (max_pairs() > 1) features |= virtio_net::kMq;
   if (parts_.mtu) features |= virtio_net::kMtu;
+  if (hides_ecn_) features &= ~(virtio_net::kHostEcn | virtio_net::kGuestEcn);
   return features;
+}
+
+// ---- another network, or none
+
+class NetDevice::Exchange : public SlotChange {
+ public:
+  Exchange(NetDevice& device, std::unique_ptr<net::NetBackend> backend,
+           std::unique_ptr<net::VhostNet> vhost, bool link)
+      : device_(device), backend_(std::move(backend)), vhost_(std::move(vhost)), link_(link) {}
+  Result<void> make() override { return device_.exchange(backend_, vhost_, link_); }
+
+ private:
+  NetDevice& device_;
+  std::unique_ptr<net::NetBackend> backend_;  // the new one, then the old one
+  std::unique_ptr<net::VhostNet> vhost_;
+  const bool link_;
+};
+
+Result<std::unique_ptr<SlotChange>> NetDevice::prepare(const NetConfig& config) {
+  auto backend = TRY(open_backend(config));
+  auto vhost = TRY(open_vhost(config));
+  TRY(backend->wait_ready());
+  return std::make_unique<Exchange>(*this, std::move(backend), std::move(vhost),
+                                    config.kind != NetKind::unplugged);
+}
+
+// While it is suspended or was never activated: the next activation starts the new one.
+Result<void> NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
+                                 std::unique_ptr<net::VhostNet>& vhost, bool link) {
+  if (backend->queue_pairs() != max_pairs()) {
+    return fail("{}: the card has {} queue pairs, the network {}", parts_.name, max_pairs(),
+                backend->queue_pairs());
+  }
+  if (std::exchange(backend_started_, false) && link_up_) parts_.backend->stop();
+  std::swap(parts_.backend, backend);
+  std::swap(parts_.vhost, vhost);
+  const auto missing = features_ & ~(features() | kFeatureVersion1);
+  if (missing != 0) {
+    std::swap(parts_.backend, backend);
+    std::swap(parts_.vhost, vhost);
+    return fail("{}: its driver uses the feature bits {:#x}, which this network does not have",
+                parts_.name, missing);
+  }
+  has_vhost_ = parts_.vhost != nullptr;
+  link_changed_ = link_up_.exchange(link) != link;
+  return {};
 }
 
 std::vector<std::uint16_t> NetDevice::queue_sizes() const {
@@ -244,8 +296,11 @@ Result<void> NetDevice::start_serving(bool resumed) {
       return fail("{} queue pairs cannot be served here", active_pairs_);
     }
     if (guest_offloads_ != (features_ & kGuestOffloads)) (void)set_offloads(guest_offloads_);
-    // The driver of a restored machine saw a link, and looks again only when it is told.
-    if (!link_up_ && (features_ & virtio_net::kStatus) != 0) interrupts_->config_changed();
+  }
+  // The driver of a restored machine saw a link, and looks again only when it is told.
+  if (((resumed && !link_up_) || std::exchange(link_changed_, false)) &&
+      (features_ & virtio_net::kStatus) != 0) {
+    interrupts_->config_changed();
   }
   if ((features_ & virtio_net::kCtrlVq) != 0 && control_idle_) TRY(start_control());
   return {};
@@ -409,6 +464,7 @@ Result<void> NetDevice::restore(state::Sections& sections, std::string_view name
   if (state.active_pairs == 0 || state.active_pairs > max_pairs()) {
     return fail("{} used {} queue pairs, here it has {}", name, state.active_pairs, max_pairs());
   }
+  hides_ecn_ = false;
   active_pairs_ = state.active_pairs;
   guest_offloads_ = state.guest_offloads & kGuestOffloads;
   return {};

@@ -24,6 +24,7 @@
 #include "devices/virtio/net/config.h"
 #include "devices/virtio/net/control_queue.h"
 #include "devices/virtio/net/queue_pair.h"
+#include "devices/virtio/slot.h"
 #include "src/base/log.h"
 #include "src/base/worker.h"
 
@@ -55,6 +56,10 @@ class NetDevice : public Device {
   NetDevice(Parts parts, const GuestMemory& memory);
   ~NetDevice() override;
 
+  // What its cable leads to, or (unplugged) that it leads nowhere; beside the device's work. Waits
+  // until a network's process is set up, or says why it is not.
+  Result<std::unique_ptr<SlotChange>> prepare(const NetConfig& config);
+
   const net::MacAddress& mac() const { return parts_.mac; }
   NetStatistics statistics() const;
 
@@ -82,6 +87,10 @@ class NetDevice : public Device {
     std::unique_ptr<Worker> worker;
   };
 
+  class Exchange;
+  Result<void> exchange(std::unique_ptr<net::NetBackend>& backend,
+                        std::unique_ptr<net::VhostNet>& vhost, bool link);
+
   unsigned max_pairs() const { return parts_.backend->queue_pairs(); }
   std::size_t control_index() const;
   Result<void> start_serving(bool resumed);
@@ -107,6 +116,11 @@ class NetDevice : public Device {
   mutable std::mutex mac_mutex_;
   net::MacAddress current_mac_;  // guarded by mac_mutex_: the guest may change it
   std::atomic<bool> link_up_;
+  std::atomic<bool> has_vhost_;
+  bool link_changed_ = false;  // since its driver was told
+  // Of a card without a link whatever may be plugged in later is to serve what its driver uses;
+  // what a restored driver uses is fixed.
+  bool hides_ecn_;
   NetCounters counters_;
   log::RateLimit limit_;
 

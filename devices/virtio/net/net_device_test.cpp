@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include <chrono>
+#include <filesystem>
 #include <thread>
 
 #include "devices/backend/net/socket_backend.h"
@@ -606,6 +608,11 @@ TEST(UnpluggedNet, HasNoLinkAndTellsARestoredDriver) {
   EXPECT_EQ(status, 0) << "VIRTIO_NET_S_LINK_UP";
   EXPECT_FALSE(net.statistics().link_up);
   EXPECT_EQ(net.queue_sizes().size(), 9u);
+  const auto ecn = virtio_net::kHostEcn | virtio_net::kGuestEcn;
+  EXPECT_EQ(net.features() & ecn, 0u) << "not each network that is plugged in has it";
+  state::Sections sections;
+  net.save(sections, "net0");
+  ASSERT_TRUE(net.restore(sections, "net0"));
   const auto wanted =
       kBase | virtio_net::kMq | virtio_net::kMtu | virtio_net::kHostEcn | virtio_net::kGuestTso6;
   EXPECT_EQ(net.features() & wanted, wanted) << "what a tap's driver uses is there";
@@ -616,6 +623,124 @@ TEST(UnpluggedNet, HasNoLinkAndTellsARestoredDriver) {
   ASSERT_TRUE(net.activate(std::move(activation)));
   EXPECT_TRUE(interrupts.wait_config_changed()) << "a restored driver saw a link before";
   (void)net.deactivate();
+}
+
+// A card without a link, and a network process that listens at a path.
+class NetSlotTest : public ::testing::Test {
+ protected:
+  NetSlotTest() {
+    char folder[] = "/tmp/net-slot-XXXXXX";
+    folder_ = ::mkdtemp(folder);
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    path().copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(listener_.get(), 8), 0);
+    EXPECT_TRUE(device_->activate(
+        test::activation_of(ram_.memory(), kBase, {&rx_, &tx_, &control_}, interrupts_)));
+  }
+  ~NetSlotTest() override {
+    (void)device_->deactivate();
+    std::filesystem::remove_all(folder_);
+  }
+  std::string path() const { return folder_ + "/net"; }
+  NetConfig plugged() const { return plug_in(card_, parse_net_config("socket=" + path()).value()).value(); }
+
+  Result<void> make(const NetConfig& config) {
+    std::thread process([this, connects = config.kind == NetKind::socket] {
+      if (!connects) return;
+      network_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      const user_net::Hello hello;
+      EXPECT_EQ(::send(network_.get(), &hello, sizeof hello, 0), ssize_t{sizeof hello});
+    });
+    auto change = device_->prepare(config);
+    process.join();
+    if (!change) return std::unexpected(change.error());
+    auto queues = device_->suspend();
+    const auto made = (*change)->make();
+    change->reset();
+    EXPECT_TRUE(device_->activate(
+        resumption(std::move(queues), kBase, {&rx_, &tx_, &control_}, interrupts_)));
+    return made;
+  }
+  std::string from_device() {
+    std::string message(net::kMaxFrame, 0);
+    pollfd entry{network_.get(), POLLIN, 0};
+    if (::poll(&entry, 1, 10'000) <= 0) return "nothing came";
+    const ssize_t n = ::recv(network_.get(), message.data(), message.size(), 0);
+    message.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+    return message;
+  }
+
+  std::string folder_;
+  UniqueFd listener_{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  GuestRam ram_;
+  test::TestInterrupts interrupts_;
+  DriverQueue rx_{ram_, 256}, tx_{ram_, 256}, control_{ram_, 64};
+  UniqueFd network_;
+  NetConfig card_ = parse_net_config("unplugged,mac=52:54:00:12:34:56").value();
+  std::unique_ptr<NetDevice> device_ = NetDevice::create(card_, "net0", ram_.memory()).value();
+};
+
+TEST_F(NetSlotTest, ACableIsPluggedInAndPulledOut) {
+  EXPECT_FALSE(device_->statistics().link_up);
+  const auto offered = device_->features();
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(make(plugged()));
+    EXPECT_TRUE(device_->statistics().link_up);
+    EXPECT_EQ(device_->features(), offered) << "its driver asked once";
+    EXPECT_EQ(from_device().size(), sizeof(user_net::Control)) << "what was negotiated";
+    tx_.add({readable(header_bytes() + frame_of(60))});
+    tx_.kick();
+    EXPECT_EQ(from_device(), header_bytes() + frame_of(60));
+    ASSERT_TRUE(tx_.wait_used());
+    rx_.add({writable(1 << 12)});
+    rx_.kick();
+    const auto message = header_bytes() + frame_of(100);
+    ASSERT_EQ(::send(network_.get(), message.data(), message.size(), 0), ssize_t(message.size()));
+    ASSERT_TRUE(rx_.wait_used());
+    ASSERT_TRUE(make(card_));
+    EXPECT_FALSE(device_->statistics().link_up);
+    while (from_device().size() == sizeof(user_net::Control)) {
+    }
+    EXPECT_EQ(from_device(), "") << "the old connection is closed";
+    tx_.add({readable(header_bytes() + frame_of(60))});
+    tx_.kick();
+    ASSERT_TRUE(tx_.wait_used()) << "frames go nowhere, and do not wait";
+  }
+  EXPECT_EQ(interrupts_.config_changes(), 6u) << "up and down";
+}
+
+TEST_F(NetSlotTest, WhatCannotBeReachedChangesNothing) {
+  auto nowhere = plugged();
+  nowhere.socket = folder_ + "/none";
+  EXPECT_FALSE(device_->prepare(nowhere));
+  auto wide = card_;
+  wide.queues = 4;
+  auto change = device_->prepare(wide);
+  ASSERT_TRUE(change);
+  const auto made = (*change)->make();
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message(), "net0: the card has 1 queue pairs, the network 4");
+  ASSERT_TRUE(make(plugged()));
+}
+
+TEST_F(NetSlotTest, TheCardStaysWhatItIs) {
+  const auto why_not = [this](const char* words) {
+    const auto plugged = plug_in(card_, parse_net_config(words).value());
+    return plugged ? "" : plugged.error().message();
+  };
+  EXPECT_EQ(why_not("user,hostfwd=tcp::8080-:80"), "");
+  EXPECT_EQ(why_not("unplugged"),
+            "a network is missing: user, tap=NAME or socket=PATH is attached");
+  EXPECT_EQ(why_not("fd=5:6"),
+            "fd=5:6: these are descriptors of another process; a tap is named: tap=NAME");
+  for (const char* words : {"user,mac=52:54:00:00:00:01", "user,mtu=9000", "tap=t0,queues=2"}) {
+    EXPECT_EQ(why_not(words), "mac, mtu and queues are the card's, and stay");
+  }
+  auto wide = card_;
+  wide.queues = 2;
+  EXPECT_FALSE(plug_in(wide, parse_net_config("user").value()));
+  EXPECT_EQ(unplug(plug_in(wide, parse_net_config("tap=t0").value()).value()), wide);
 }
 
 TEST(NetConfigTest, Parses) {

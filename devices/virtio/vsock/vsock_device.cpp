@@ -84,14 +84,19 @@ std::span<iovec> head_of(std::span<iovec> buffers, std::size_t size) {
 
 Result<std::unique_ptr<VsockDevice>> VsockDevice::create(const VsockConfig& config,
                                                          EventLoop& loop) {
+  auto listener = TRY(listen(config));
+  return std::unique_ptr<VsockDevice>(new VsockDevice(config, std::move(listener), loop));
+}
+
+Result<std::optional<UnixListener>> VsockDevice::listen(const VsockConfig& config) {
   std::optional<UnixListener> listener;
   if (!config.path.empty()) listener.emplace(TRY(UnixListener::create(config.path)));
-  return std::unique_ptr<VsockDevice>(new VsockDevice(config, std::move(listener), loop));
+  return listener;
 }
 
 VsockDevice::VsockDevice(const VsockConfig& config, std::optional<UnixListener> listener,
                          EventLoop& loop)
-    : config_(config), loop_(loop), listener_(std::move(listener)) {}
+    : cid_(config.cid), path_(config.path), loop_(loop), listener_(std::move(listener)) {}
 
 VsockDevice::~VsockDevice() { (void)deactivate(); }
 
@@ -104,7 +109,7 @@ std::vector<std::uint16_t> VsockDevice::queue_sizes() const {
 }
 
 void VsockDevice::read_config(std::uint64_t offset, std::span<std::byte> target) const {
-  const std::uint64_t cid = config_.cid;
+  const std::uint64_t cid = cid_;
   read_config_bytes(std::as_bytes(std::span(&cid, 1)), offset, target);
 }
 
@@ -130,7 +135,43 @@ NamedValues VsockDevice::metrics() {
 }
 
 NamedValues VsockDevice::status() const {
-  return {{"cid", std::uint64_t{config_.cid}}, {"path", config_.path}};
+  std::lock_guard lock(path_mutex_);
+  return {{"cid", std::uint64_t{cid_}}, {"path", path_}};
+}
+
+// --- Another path, or none ----------------------------------------------------------------------
+
+class VsockDevice::Exchange : public SlotChange {
+ public:
+  Exchange(VsockDevice& device, std::optional<UnixListener> listener, std::string path)
+      : device_(device), listener_(std::move(listener)), path_(std::move(path)) {}
+  Result<void> make() override {
+    device_.exchange(listener_, path_);
+    return {};
+  }
+
+ private:
+  VsockDevice& device_;
+  std::optional<UnixListener> listener_;  // the new one, then the old one
+  const std::string path_;
+};
+
+Result<std::unique_ptr<SlotChange>> VsockDevice::prepare(const VsockConfig& config) {
+  return std::make_unique<Exchange>(*this, TRY(listen(config)), config.path);
+}
+
+void VsockDevice::exchange(std::optional<UnixListener>& listener, const std::string& path) {
+  loop_.call([&] {
+    if (listener_) event_due_ = true;
+    drop_all();
+    auto old = std::move(listener_);
+    listener_.reset();
+    if (listener) listener_.emplace(std::move(*listener));
+    listener.reset();
+    if (old) listener.emplace(std::move(*old));
+    std::lock_guard lock(path_mutex_);
+    path_ = path;
+  });
 }
 
 // --- Life ---------------------------------------------------------------------------------------
@@ -235,13 +276,13 @@ std::vector<std::optional<Queue>> VsockDevice::suspend() {
 }
 
 void VsockDevice::save(state::Sections& sections, std::string_view name) const {
-  sections.put(name, VsockState{config_.cid});
+  sections.put(name, VsockState{cid_});
 }
 
 Result<void> VsockDevice::restore(state::Sections& sections, std::string_view name) {
   const auto state = TRY(sections.take<VsockState>(name));
-  if (state.cid != config_.cid) {
-    return fail("the guest's vsock address was {}, here it is {}", state.cid, config_.cid);
+  if (state.cid != cid_) {
+    return fail("the guest's vsock address was {}, here it is {}", state.cid, cid_);
   }
   event_due_ = true;
   return {};
@@ -350,7 +391,7 @@ std::optional<std::uint32_t> VsockDevice::free_host_port(std::uint32_t guest_por
 bool VsockDevice::open(ConnectionKey ports, UniqueFd socket, Connection::Origin origin) {
   const Key key = key_of(ports);
   const int fd = socket.get();
-  auto entry = std::make_unique<Entry>(Connection(ports, config_.cid, std::move(socket), origin));
+  auto entry = std::make_unique<Entry>(Connection(ports, cid_, std::move(socket), origin));
   const auto result = loop_.watch(fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
                                   [this, key](std::uint32_t events) { socket_event(key, events); });
   if (!result) return false;
@@ -458,7 +499,7 @@ void VsockDevice::take_packet(const Chain& chain) {
   const auto header = *read_struct<PacketHeader>(chain.readable());
   count(counters_.tx_packets);
   // Packets of others, or longer than they are, are dropped (5.10.6.2).
-  if (header.source_cid != config_.cid || header.length > chain.readable_size() - sizeof header) {
+  if (header.source_cid != cid_ || header.length > chain.readable_size() - sizeof header) {
     return;
   }
   if (header.target_cid != vsock::kHostCid || header.type != vsock::kTypeStream) {
@@ -481,9 +522,9 @@ void VsockDevice::take_packet(const Chain& chain) {
 
 void VsockDevice::take_request(const PacketHeader& header) {
   const ConnectionKey ports{header.source_port, header.target_port};
-  if (config_.path.empty()) return reply_reset(header);
+  if (path_.empty()) return reply_reset(header);
   if (connections_.size() + greetings_.size() >= kMaxConnections) return reply_reset(header);
-  auto socket = connect_now(fmt::format("{}_{}", config_.path, ports.host_port));
+  auto socket = connect_now(fmt::format("{}_{}", path_, ports.host_port));
   if (!socket || !open(ports, std::move(socket), Connection::Origin::guest)) {
     return reply_reset(header);
   }

@@ -16,12 +16,14 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "devices/virtio/device.h"
 #include "devices/virtio/served_queue.h"
+#include "devices/virtio/slot.h"
 #include "devices/virtio/vsock/config.h"
 #include "devices/virtio/vsock/connection.h"
 #include "devices/virtio/vsock/greeting.h"
@@ -50,6 +52,10 @@ class VsockDevice : public Device {
   static Result<std::unique_ptr<VsockDevice>> create(const VsockConfig& config, EventLoop& loop);
   ~VsockDevice() override;
 
+  // Another path, or (empty) none; beside the device's work. Connections through the old one end,
+  // as by transport_reset().
+  Result<std::unique_ptr<SlotChange>> prepare(const VsockConfig& config);
+
   // Ends all connections and tells the driver so (5.10.6.8): the guest was restored or moved.
   void transport_reset();
   VsockStatistics statistics() const;
@@ -77,6 +83,10 @@ class VsockDevice : public Device {
   };
   // Ports as one number: guest's, host's.
   using Key = std::uint64_t;
+
+  class Exchange;
+  static Result<std::optional<UnixListener>> listen(const VsockConfig& config);
+  void exchange(std::optional<UnixListener>& listener, const std::string& path);
 
   VsockDevice(const VsockConfig& config, std::optional<UnixListener> listener, EventLoop& loop);
 
@@ -109,7 +119,9 @@ class VsockDevice : public Device {
   void send_event();
   void break_device(std::string_view reason);
 
-  const VsockConfig config_;
+  const std::uint32_t cid_;
+  mutable std::mutex path_mutex_;
+  std::string path_;  // written on the loop's thread, with path_mutex_, which others read with
   EventLoop& loop_;
   std::optional<UnixListener> listener_;
   bool listening_ = false;        // the listener is watched

@@ -633,6 +633,33 @@ TEST_F(VsockTest, TransportResetIsTold) {
   EXPECT_EQ(events_.text(used->head, 0), std::string(4, 0));
 }
 
+TEST_F(VsockTest, AnotherPathOrNone) {
+  const auto make = [this](const std::string& path) {
+    auto change = device_->prepare({.cid = kCid, .path = path});
+    ASSERT_TRUE(change) << change.error().message();
+    auto queues = device_->suspend();
+    ASSERT_TRUE((*change)->make());
+    ASSERT_TRUE(device_->activate(resumption(std::move(queues), kFeatureEventIdx,
+                                             {&rx_, &tx_, &events_}, interrupts_)));
+  };
+  const auto stream = connect_to_guest(1);
+  events_.add({writable(4)});
+  events_.kick();
+  const auto other = folder_ + "/other";
+  make(other);
+  EXPECT_TRUE(events_.wait_used()) << "its connections are gone";
+  EXPECT_TRUE(ended(stream.socket));
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  EXPECT_TRUE(connect_unix(other));
+  make("");
+  EXPECT_FALSE(std::filesystem::exists(other));
+  send(header(Operation::request, 1024, 7));
+  expect(Operation::reset);
+  make(path_);
+  (void)connect_to_guest(2);
+  EXPECT_FALSE(device_->prepare({.cid = kCid, .path = path_})) << "somebody listens there";
+}
+
 TEST_F(VsockTest, ThePathIsItsOwn) {
   struct stat status;
   ASSERT_EQ(::stat(path_.c_str(), &status), 0);

@@ -274,6 +274,8 @@ std::vector<Section> boot_sections() {
          "disk; once for each"},
         {"--disk blkN=PATH[,format=raw|qcow2]",
          "a read-only disk that the snapshot has no copy of"},
+        {"--disk blkN=PATH[,KEY...]",
+         "what is in a slot (size=SIZE), whatever was in it; with format, scratch, direct and io"},
         {"--name", "its name, the snapshot's if not given"}}},
       {"With --resume",
        {"The machine is the one that was saved: its network cards, vsock device, console, control "

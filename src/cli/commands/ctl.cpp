@@ -159,8 +159,9 @@ constexpr std::array<Subcommand<Words>, 17> kSubcommands = {{
     {"snapshot", "DIR", "save all of it as DIR, for `vmm --restore DIR`", 1, 1, &describe_snapshot,
      &take_snapshot},
     {"attach", "COMPONENT WORDS",
-     "connect a slot (blk1): the words are those of its option, such as `root.img,format=raw`", 2,
-     2, nullptr, &attach<protocol::Attach>},
+     "connect a slot: blk1 to `root.img,format=raw`, net0 to `user,hostfwd=tcp::8080-:80`, vsock "
+     "to a path; the words are those of the option",
+     2, 2, nullptr, &attach<protocol::Attach>},
     {"detach", "COMPONENT", "empty a slot: its guest's requests are finished first", 1, 1, nullptr,
      &detach},
     {"replace", "COMPONENT WORDS", "detach and attach in one step", 2, 2, nullptr,

@@ -51,6 +51,53 @@ constexpr DeviceKind::Slots kDiskSlots = {
     },
 };
 
+using Change = Result<std::unique_ptr<virtio::SlotChange>>;
+
+constexpr DeviceKind::Slots kNetSlots = {
+    .how_to_be_one = "",
+    .state =
+        [](const MachineConfig& config, std::size_t index) {
+          const bool is_empty = config.nets[index].kind == virtio::NetKind::unplugged;
+          return is_empty ? SlotState::empty : SlotState::filled;
+        },
+    .fill = [](MachineConfig& config, std::size_t index,
+               const spec::Value& attachment) -> Result<void> {
+      const auto given =
+          TRY(spec::component_of<virtio::NetConfig>(attachment, virtio::parse_net_config));
+      config.nets[index] = TRY(virtio::plug_in(config.nets[index], given));
+      return {};
+    },
+    .clear =
+        [](MachineConfig& config, std::size_t index) {
+          config.nets[index] = virtio::unplug(config.nets[index]);
+        },
+    .prepare = [](const MachineConfig& config, std::size_t index, virtio::Device& device) -> Change {
+      return static_cast<virtio::NetDevice&>(device).prepare(config.nets[index]);
+    },
+};
+
+constexpr DeviceKind::Slots kVsockSlots = {
+    .how_to_be_one = "",
+    .state =
+        [](const MachineConfig& config, std::size_t) {
+          return config.vsock->path.empty() ? SlotState::empty : SlotState::filled;
+        },
+    .fill = [](MachineConfig& config, std::size_t, const spec::Value& attachment) -> Result<void> {
+      const auto given =
+          TRY(spec::component_of<virtio::VsockConfig>(attachment, virtio::parse_vsock_config));
+      if (given.path.empty()) return fail("a path is missing: it says where the host connects");
+      if (given.cid != virtio::VsockConfig().cid && given.cid != config.vsock->cid) {
+        return fail("the guest's address is {}, and stays", config.vsock->cid);
+      }
+      config.vsock->path = given.path;
+      return {};
+    },
+    .clear = [](MachineConfig& config, std::size_t) { config.vsock->path.clear(); },
+    .prepare = [](const MachineConfig& config, std::size_t, virtio::Device& device) -> Change {
+      return static_cast<virtio::VsockDevice&>(device).prepare(*config.vsock);
+    },
+};
+
 // Guests find the first disk first.
 constexpr std::array<DeviceKind, 5> kKinds = {{
     {.name = "blk",
@@ -83,7 +130,8 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
      .make = [](const MachineConfig& config, std::size_t index, const std::string& name,
                 const DeviceResources& resources) -> Made {
        return TRY(virtio::NetDevice::create(config.nets[index], name, resources.memory));
-     }},
+     },
+     .slots = &kNetSlots},
     {.name = "vsock",
      .status_key = "vsock",
      .declare =
@@ -98,7 +146,8 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
      .make = [](const MachineConfig& config, std::size_t, const std::string&,
                 const DeviceResources& resources) -> Made {
        return TRY(virtio::VsockDevice::create(*config.vsock, resources.loop));
-     }},
+     },
+     .slots = &kVsockSlots},
     {.name = "balloon",
      .declare =
          [](MachineConfig& config, spec::Fields& fields) {

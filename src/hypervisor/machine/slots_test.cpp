@@ -57,6 +57,24 @@ TEST(Slots, AreFilledEmptiedAndFilledAgain) {
   EXPECT_EQ(config.disks[1].path, "c.img");
 }
 
+TEST(Slots, CardsAndVsockAreSlots) {
+  auto config = machine();
+  config.nets.push_back(virtio::parse_net_config("unplugged,mac=52:54:00:12:34:56").value());
+  config.vsock = virtio::VsockConfig{.cid = 9, .path = ""};
+  const auto before = config;
+  ASSERT_TRUE(apply(request(What::attach, "net0", "user,hostfwd=tcp::8080-:80"), config));
+  EXPECT_EQ(config.nets[0].kind, virtio::NetKind::user);
+  EXPECT_EQ(config.nets[0].mac, before.nets[0].mac);
+  ASSERT_TRUE(apply(request(What::attach, "vsock", "/run/vsock"), config));
+  EXPECT_EQ(*config.vsock, (virtio::VsockConfig{.cid = 9, .path = "/run/vsock"}));
+  EXPECT_EQ(apply(request(What::resize, "net0"), config).error().message(), "net0 has no size");
+  EXPECT_EQ(apply(request(What::replace, "vsock", "/x,cid=8"), config).error().message(),
+            "the guest's address is 9, and stays");
+  ASSERT_TRUE(apply(request(What::detach, "net0"), config));
+  ASSERT_TRUE(apply(request(What::detach, "vsock"), config));
+  EXPECT_EQ(config, before);
+}
+
 TEST(Slots, RefusalsAreOneSentence) {
   const std::pair<SlotRequest, const char*> cases[] = {
       {request(What::attach, "blk9", "x"),
