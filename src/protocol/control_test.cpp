@@ -81,7 +81,8 @@ TEST(Control, OneLineWhateverIsInIt) {
 TEST(Control, AnAttachmentIsAnObjectOrAText) {
   const auto attachment = [](const char* text) {
     const auto request = decode_request(fmt::format(
-        R"({{"version":2,"id":1,"command":"attach","arguments":{{"component":"blk1",{}}}}})", text));
+        R"({{"version":2,"id":1,"command":"attach","arguments":{{"component":"blk1",{}}}}})",
+        text));
     return request.command ? std::get<Attach>(*request.command).attachment.text
                            : request.command.error().message();
   };

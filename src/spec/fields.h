@@ -33,10 +33,10 @@ namespace vmm::spec {
 // Whether a word of an option may, or must, be this key without its name.
 enum class Lead : std::uint8_t {
   none,
-  value,  // the first word is its value unless it begins with "key=": a path may have an '='
+  value,    // the first word is its value unless it begins with "key=": a path may have an '='
   instead,  // of such a value: as the first word, "key=" is this key
-  bare,   // a word without '=' is its value
-  kind,   // one of several, each of which says what the component is; the first word is one
+  bare,     // a word without '=' is its value
+  kind,     // one of several, each of which says what the component is; the first word is one
 };
 
 enum class Side : std::uint8_t {

@@ -217,7 +217,7 @@ def sectors(machine, disk):
 @test
 def slots_of_a_running_guest(t):
     """Filled, replaced, enlarged and emptied while it runs; saved with one of them empty, and restored with both filled."""
-    machine = t.small("--disk", "size=64M", "--disk", "size=64M,ro")
+    machine = t.small("--disk", "size=64M", "--disk", "size=64M,ro", "--net", "unplugged", "--vsock", "cid=3")
     t.equal([sectors(machine, "vda"), sectors(machine, "vdb")], [0, 0], "sectors of empty slots")
     machine.ctl("attach", "blk0", image_of(t, "one", "1"))
     t.eventually(lambda: sectors(machine, "vda") == 16384, 30, "the guest sees it")
@@ -232,6 +232,19 @@ def slots_of_a_running_guest(t):
     t.eventually(lambda: machine.run("ls /tmp/over", code=None) == "/tmp/over", 30, "errors, and no hang")
     with open(t.path("one"), "rb") as image:
         t.equal(image.read(5), b"kept\n", "what the guest wrote")
+
+    machine.run("ip link set eth0 up")
+    t.equal(machine.run("cat /sys/class/net/eth0/carrier"), "0")
+    machine.ctl("attach", "net0", "user")
+    machine.ctl("attach", "vsock", t.path("vsock"))
+    t.eventually(lambda: machine.run("cat /sys/class/net/eth0/carrier") == "1", 30, "a link")
+    t.true(os.path.exists(t.path("vsock")), "a socket")
+    machine.run("udhcpc -i eth0 -n -q -s /bin/true", timeout=120)
+    machine.ctl("detach", "net0")
+    machine.ctl("detach", "vsock")
+    t.eventually(lambda: machine.run("cat /sys/class/net/eth0/carrier") == "0", 30, "no link")
+    t.true(not os.path.exists(t.path("vsock")), "no socket")
+    t.equal(machine.children(), [], "nor a network's process")
 
     machine.ctl("attach", "blk0", f"{t.path('one')},format=raw")
     t.eventually(lambda: machine.run("head -c 4 /dev/vda", code=None) == "kept", 30, "attached again")

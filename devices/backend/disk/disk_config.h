@@ -42,7 +42,7 @@ struct RateLimits {
 };
 
 struct DiskConfig {
-  std::string id;  // "blk1": which disk of a restored machine this is; empty: it goes by position
+  std::string id;    // "blk1": which disk of a restored machine this is; empty: it goes by position
   std::string path;  // empty: of a slot, there is no disk in it
   // Not 0: a slot, which disks of at most so many bytes are attached to and detached from while the
   // guest runs.

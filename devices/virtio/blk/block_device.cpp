@@ -193,8 +193,8 @@ class BlockDevice::Resizing : public SlotChange {
       : device_(device), config_(std::move(config)), size_(size) {}
   Result<void> make() override {
     device_.put(std::make_unique<disk::EmptyDisk>(), "").reset();
-    const auto resized = disk::qcow2::resize(
-        {.path = config_.path, .format = config_.format, .size = size_});
+    const auto resized =
+        disk::qcow2::resize({.path = config_.path, .format = config_.format, .size = size_});
     auto disk = open_disk_of(config_);
     if (!disk) return fail("{}: it is detached", disk.error().message());
     device_.put(std::move(*disk), shown_name(config_)).reset();

@@ -43,8 +43,8 @@ class BlockDevice : public Device {
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
 
-  // What becomes of the slot. Beside the device's work; `config` is the slot's with what is to be in
-  // it. Errors are sentences about the file.
+  // What becomes of the slot. Beside the device's work; `config` is the slot's with what is to be
+  // in it. Errors are sentences about the file.
   Result<std::unique_ptr<SlotChange>> prepare(const disk::DiskConfig& config);
   // Its disk with so many bytes more, for the guest as well.
   Result<std::unique_ptr<SlotChange>> prepare_resize(const disk::DiskConfig& config,
@@ -76,9 +76,9 @@ class BlockDevice : public Device {
   disk::CopiedDisk* copied_ = nullptr;  // disk_, once it is one
   std::string name_;
   mutable std::mutex shown_mutex_;
-  std::string shown_;          // what status calls the disk; guarded by shown_mutex_
-  std::uint64_t shown_size_;   // as well
-  const bool read_only_;       // as it was asked for
+  std::string shown_;              // what status calls the disk; guarded by shown_mutex_
+  std::uint64_t shown_size_;       // as well
+  const bool read_only_;           // as it was asked for
   const std::uint64_t slot_size_;  // 0: not a slot
   const disk::DiskInfo fixed_;     // what the driver may count on, but for the size
   std::uint64_t told_size_;        // that the driver knows

@@ -820,8 +820,9 @@ TEST_F(SlotTest, RefusesWhatDoesNotFitAndStaysAsItWas) {
   };
   const auto large = directory_.file("large", 0);
   std::filesystem::resize_file(large, kSlotSize + 512);
-  EXPECT_EQ(why_not(with(large)),
-            fmt::format("disk '{}' has 1073742336 bytes: the slot takes at most 1073741824", large));
+  EXPECT_EQ(
+      why_not(with(large)),
+      fmt::format("disk '{}' has 1073742336 bytes: the slot takes at most 1073741824", large));
   EXPECT_NE(why_not(with(directory_.path() + "/none")).find("does not exist"), std::string::npos)
       << why_not(with(directory_.path() + "/none"));
   EXPECT_NE(why_not(with(directory_.path())).find("is a directory"), std::string::npos);
@@ -855,7 +856,7 @@ TEST_F(SlotTest, IsChangedUnderLoad) {
     ask_to_read(0);
     ask_to_read(1);
     ASSERT_TRUE(round % 3 == 2 ? detach() : put(round % 3 == 0 ? one : two));
-    for (const std::size_t queue : {0, 1}) {
+    for (const std::size_t queue : {0u, 1u}) {
       const char answered = answer(queue);
       EXPECT_TRUE(answered == '1' || answered == '2' || answered == '!') << answered;
     }

@@ -643,7 +643,9 @@ class NetSlotTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
   }
   std::string path() const { return folder_ + "/net"; }
-  NetConfig plugged() const { return plug_in(card_, parse_net_config("socket=" + path()).value()).value(); }
+  NetConfig plugged() const {
+    return plug_in(card_, parse_net_config("socket=" + path()).value()).value();
+  }
 
   Result<void> make(const NetConfig& config) {
     std::thread process([this, connects = config.kind == NetKind::socket] {

@@ -639,8 +639,8 @@ TEST_F(VsockTest, AnotherPathOrNone) {
     ASSERT_TRUE(change) << change.error().message();
     auto queues = device_->suspend();
     ASSERT_TRUE((*change)->make());
-    ASSERT_TRUE(device_->activate(resumption(std::move(queues), kFeatureEventIdx,
-                                             {&rx_, &tx_, &events_}, interrupts_)));
+    ASSERT_TRUE(device_->activate(
+        resumption(std::move(queues), kFeatureEventIdx, {&rx_, &tx_, &events_}, interrupts_)));
   };
   const auto stream = connect_to_guest(1);
   events_.add({writable(4)});

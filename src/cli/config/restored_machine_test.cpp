@@ -344,8 +344,7 @@ TEST_F(RestoredSlotsTest, AreWhatTheyWereUnlessTheyAreFilled) {
   // What was in a slot may be another one.
   const auto replaced = restored("one", {"blk0=other.img"});
   ASSERT_TRUE(replaced) << replaced.error().message();
-  EXPECT_EQ(replaced->disks.at(0),
-            (disk::DiskConfig{.path = "other.img", .slot_size = 1u << 30}));
+  EXPECT_EQ(replaced->disks.at(0), (disk::DiskConfig{.path = "other.img", .slot_size = 1u << 30}));
   EXPECT_EQ(why_not_disks("one", {"blk2=x,ro"}),
             "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk");
   EXPECT_NE(why_not_disks("one", {"blk2=x,queues=2"}), "");

@@ -37,10 +37,8 @@ constexpr DeviceKind::Slots kDiskSlots = {
       config.disks[index] = TRY(disk::fill_slot(config.disks[index], given));
       return {};
     },
-    .clear =
-        [](MachineConfig& config, std::size_t index) {
-          config.disks[index] = disk::empty_slot(config.disks[index]);
-        },
+    .clear = [](MachineConfig& config,
+                std::size_t index) { config.disks[index] = disk::empty_slot(config.disks[index]); },
     .prepare = [](const MachineConfig& config, std::size_t index,
                   virtio::Device& device) -> Result<std::unique_ptr<virtio::SlotChange>> {
       return static_cast<virtio::BlockDevice&>(device).prepare(config.disks[index]);
@@ -67,13 +65,10 @@ constexpr DeviceKind::Slots kNetSlots = {
       config.nets[index] = TRY(virtio::plug_in(config.nets[index], given));
       return {};
     },
-    .clear =
-        [](MachineConfig& config, std::size_t index) {
-          config.nets[index] = virtio::unplug(config.nets[index]);
-        },
-    .prepare = [](const MachineConfig& config, std::size_t index, virtio::Device& device) -> Change {
-      return static_cast<virtio::NetDevice&>(device).prepare(config.nets[index]);
-    },
+    .clear = [](MachineConfig& config,
+                std::size_t index) { config.nets[index] = virtio::unplug(config.nets[index]); },
+    .prepare = [](const MachineConfig& config, std::size_t index, virtio::Device& device)
+        -> Change { return static_cast<virtio::NetDevice&>(device).prepare(config.nets[index]); },
 };
 
 constexpr DeviceKind::Slots kVsockSlots = {

@@ -42,9 +42,9 @@ TEST(Slots, ComponentsByName) {
 TEST(Slots, AreFilledEmptiedAndFilledAgain) {
   auto config = machine();
   ASSERT_TRUE(apply(request(What::attach, "blk1", "a.qcow2,format=qcow2"), config));
-  EXPECT_EQ(config.disks[1], (disk::DiskConfig{.path = "a.qcow2",
-                                               .slot_size = 1u << 30,
-                                               .format = disk::ImageFormat::qcow2}));
+  EXPECT_EQ(config.disks[1],
+            (disk::DiskConfig{
+                .path = "a.qcow2", .slot_size = 1u << 30, .format = disk::ImageFormat::qcow2}));
   ASSERT_TRUE(apply(request(What::replace, "blk1", "b.img,io=threads"), config));
   EXPECT_EQ(config.disks[1].path, "b.img");
   EXPECT_EQ(config.disks[1].format, disk::ImageFormat::automatic);
