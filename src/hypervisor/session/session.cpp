@@ -308,11 +308,11 @@ void Session::make_again() {
   saver_->forget();
   watch_for_hangs();
   tasks_->in_order(
-      [this, environment = environment()]() -> Result<void> {
+      [this, config = booting_again(), environment = environment()]() -> Result<void> {
         prefetcher_.reset();
         machine_.reset();
         pages_.reset();
-        machine_ = TRY(Machine::create(booting_again(), environment));
+        machine_ = TRY(Machine::create(config, environment));
         return {};
       },
       [this](Result<void> made) { start_again(std::move(made)); });
