@@ -1,10 +1,19 @@
 """Images: vmm becomes its engine, for the commands of images, or for all when it is called as docker."""
+import hashlib
+import http.server
+import io
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
+import tarfile
+import termios
+import threading
 
 from harness import test
+from harness.terminal import Terminal
 
 
 def run(t, *words, program=None, **environment):
@@ -105,3 +114,93 @@ def an_image_goes_to_a_registry_and_back(t):
         t.equal(run(t, "images", "-q", name).stdout, image)
         t.equal(vmm("logout", registry.host).stdout, f"Removing login credentials for {registry.host}\n")
         t.equal(vmm("pull", name).returncode, 1)
+
+
+class SlowRegistry(http.server.ThreadingHTTPServer):
+    """A registry of one image with two layers. The second one stops in its middle until `go_on` is set."""
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), SlowAnswers)
+        self.asked, self.go_on, self.contents = [], threading.Event(), {}
+        layers = [self.layer(b"small"), self.layer(os.urandom(2_000_000))]
+        config = self.add(json.dumps({"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+                                      "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}}).encode())
+        manifest = self.add(json.dumps({"schemaVersion": 2, "config": config, "layers": layers}).encode())
+        self.contents["1"] = self.contents[manifest["digest"]]
+        self.small, self.large = (layer["digest"] for layer in layers)
+        self.host = "localhost:%d" % self.server_address[1]
+        self.thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self.thread.start()
+
+    def add(self, content):
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        self.contents[digest] = content
+        return {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
+
+    def layer(self, content):
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            info = tarfile.TarInfo("file")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        return self.add(archive.getvalue())
+
+    def __exit__(self, *unused):
+        self.go_on.set()
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+    def handle_error(self, request, client_address):
+        """It is used to clients that go."""
+
+
+class SlowAnswers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.rsplit("/", 1)[1]
+        content = self.server.contents.get(name, b"{}")
+        self.server.asked.append(name)
+        self.send_response(200 if name in self.server.contents or not name else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        half = len(content) // 2 if name == self.server.large else len(content)
+        self.wfile.write(content[:half])
+        self.wfile.flush()
+        if half < len(content):
+            self.server.go_on.wait()
+            self.wfile.write(content[half:])
+
+    def log_message(self, *unused):
+        """Nothing: standard error is the test's."""
+
+
+@test
+def a_pull_is_interrupted_and_goes_on(t):
+    with SlowRegistry() as registry:
+        name = registry.host + "/team/app:1"
+        small, large = registry.small[7:19], registry.large[7:19]
+        terminal = Terminal(t.images.vmm, "pull", name, VMM_ROOT=t.path("store"))
+        before = termios.tcgetattr(terminal.fd)
+        while not (re.search(large + r": Downloading \[=+> +\] +1\.\d+MB/2\.\d+MB", terminal.text) and small + ": Download complete" in terminal.text):
+            t.true(terminal.read(60 * t.patience), f"there is a bar: {terminal.text!r}")
+        os.write(terminal.fd, b"\x03")
+        while "pull\r\n" not in terminal.text and terminal.read(60 * t.patience):
+            pass
+        t.equal(termios.tcgetattr(terminal.fd), before, "the terminal")
+        while terminal.read(60 * t.patience):
+            pass
+        t.equal(terminal.end(), -signal.SIGINT, "how it ended")
+        t.true(terminal.text.replace("^C", "").endswith(
+            f"vmm: interrupted: '{name}' was not pulled; layers that came whole are kept for the next pull\r\n"), repr(terminal.text))
+        t.equal(os.listdir(t.path("store/tmp")), [], "what is left of the rest")
+        t.equal(run(t, "images", "-q").stdout, "")
+        # What came whole is not asked for again; elsewhere than on a terminal there are lines.
+        registry.go_on.set()
+        registry.asked.clear()
+        pulled = run(t, "pull", name)
+        t.equal((pulled.returncode, pulled.stderr), (0, ""))
+        t.true(registry.small not in registry.asked and registry.large in registry.asked, f"{registry.asked}")
+        t.equal(pulled.stdout.splitlines()[1:-3],
+                [f"{small}: Already exists", f"{large}: Pulling fs layer", f"{large}: Verifying Checksum", f"{large}: Download complete",
+                 f"{small}: Pull complete", f"{large}: Pull complete"])

@@ -1,20 +1,17 @@
 """What takes long says how far it is, and ends well when it is interrupted."""
-import fcntl
 import hashlib
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import struct
 import subprocess
-import termios
 import time
 
-from harness import Failure, test
+from harness import test
 from harness.images import ROOT
+from harness.terminal import Terminal
 
 MIB = 1 << 20
 CLUSTER = 64 << 10
@@ -191,33 +188,6 @@ def snapshot_commands_are_interrupted(t):
 
 
 # ---- on a terminal
-
-class Terminal:
-    """A process whose terminal this is, 60 columns wide."""
-
-    def __init__(self, *command):
-        pid, self.fd = pty.fork()
-        if pid == 0:
-            os.environ["TERM"] = "xterm"
-            fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-            os.execv(command[0], command)
-        self.pid, self.text = pid, ""
-
-    def read(self, seconds):
-        """Some more of what is said; False at its end."""
-        if not select.select([self.fd], [], [], seconds)[0]:
-            raise Failure(f"nothing is said in {seconds} s after {self.text!r}")
-        try:
-            data = os.read(self.fd, 4096)
-        except OSError:
-            data = b""
-        self.text += data.decode()
-        return data != b""
-
-    def end(self):
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
 
 @test
 def a_terminal_shows_a_bar(t):

@@ -1,11 +1,14 @@
 // The commands: each takes its words, works on the store, prints, and returns the exit code.
 #pragma once
 
+#include <stdio.h>
+
 #include <string>
 #include <string_view>
 
 #include "src/engine/cli/words.h"
 #include "src/engine/image/catalog.h"
+#include "src/engine/image/manifest.h"
 
 namespace vmm::engine::cli {
 
@@ -44,6 +47,11 @@ Result<int> top(const Words& words);
 Result<int> unpause(const Words& words);
 Result<int> version(const Words& words);
 Result<int> wait_for_containers(const Words& words);
+
+// An image from its registry, as `pull` and `run` take it. `out`: standard output or error, which
+// gets its layers; nullptr: says nothing.
+Result<void> pull_watched(Store& store, const Reference& reference, const Platform& platform,
+                          FILE* out);
 
 // The store of this user, of $VMM_ROOT.
 Result<Store> open_store();

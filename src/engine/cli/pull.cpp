@@ -4,8 +4,28 @@
 #include <stdio.h>
 
 #include "src/engine/cli/commands.h"
+#include "src/engine/cli/watched_transfer.h"
 
 namespace vmm::engine::cli {
+
+Result<void> pull_watched(Store& store, const Reference& reference, const Platform& platform,
+                          FILE* out) {
+  WatchedTransfer transfer(
+      out,
+      fmt::format("{}: Pulling from {}\n",
+                  reference.digest ? reference.digest->text() : reference.tag, reference.path));
+  const auto pulled = pull_image(store, reference, platform, transfer.events());
+  transfer.finish(pulled.has_value(),
+                  fmt::format("'{}' was not pulled; layers that came whole are kept for the next "
+                              "pull",
+                              reference.familiar()));
+  if (!pulled) return std::unexpected(pulled.error());
+  if (out == nullptr) return {};
+  fmt::print(out, "Digest: {}\nStatus: {} for {}\n", pulled->digest.text(),
+             pulled->is_new ? "Downloaded newer image" : "Image is up to date",
+             reference.familiar());
+  return {};
+}
 
 Result<int> pull(const Words& words) {
   auto reference = TRY(parse_reference(words.names()[0]));
@@ -19,32 +39,9 @@ Result<int> pull(const Words& words) {
   const auto platform =
       words.has("platform") ? TRY(Platform::parse(words.text("platform"))) : Platform::of_host();
   auto store = TRY(open_store());
-  bool has_begun = false;
-  const auto begin = [&] {
-    if (!has_begun && !quiet) {
-      print(fmt::format("{}: Pulling from {}\n",
-                        reference.digest ? reference.digest->text() : reference.tag,
-                        reference.path));
-    }
-    has_begun = true;
-  };
-  PullEvents events;
-  events.on_layer = [&](const Digest& layer, std::string_view what) {
-    begin();
-    if (!quiet) print(fmt::format("{}: {}\n", layer.short_hex(), what));
-    std::fflush(stdout);
-  };
-  const auto pulled = TRY(pull_image(store, reference, platform, events));
-  const auto whole =
-      fmt::format("{}{}", reference.repository(),
-                  reference.digest ? "@" + reference.digest->text() : ":" + reference.tag);
-  if (!quiet) {
-    begin();
-    print(fmt::format("Digest: {}\nStatus: {} for {}\n", pulled.digest.text(),
-                      pulled.is_new ? "Downloaded newer image" : "Image is up to date",
-                      reference.familiar()));
-  }
-  print(whole + "\n");
+  TRY(pull_watched(store, reference, platform, quiet ? nullptr : stdout));
+  print(fmt::format("{}{}\n", reference.repository(),
+                    reference.digest ? "@" + reference.digest->text() : ":" + reference.tag));
   return 0;
 }
 

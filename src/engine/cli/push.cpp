@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "src/engine/cli/commands.h"
+#include "src/engine/cli/watched_transfer.h"
 
 namespace vmm::engine::cli {
 namespace {
@@ -13,14 +14,12 @@ enum class Output : std::uint8_t { lines, names };
 Result<void> push_one(Store& store, const Reference& reference, Output output) {
   const auto image = TRY(Catalog(store).by_reference(reference));
   if (!image) return fail("tag does not exist: {}", reference.familiar());
-  PushEvents events;
-  events.on_layer = [output](const Digest& layer, std::string_view what) {
-    if (output == Output::lines) print(fmt::format("{}: {}\n", layer.short_hex(), what));
-    std::fflush(stdout);
-  };
-  const auto pushed = TRY(push_image(store, *image, reference, events));
+  WatchedTransfer transfer(output == Output::lines ? stdout : nullptr);
+  const auto pushed = push_image(store, *image, reference, transfer.events());
+  transfer.finish(pushed.has_value(), fmt::format("'{}' was not pushed", reference.familiar()));
+  if (!pushed) return std::unexpected(pushed.error());
   print(output == Output::lines ? fmt::format("{}: digest: {} size: {}\n", reference.tag,
-                                              pushed.digest.text(), pushed.size)
+                                              pushed->digest.text(), pushed->size)
                                 : reference.repository() + ":" + reference.tag + "\n");
   return {};
 }

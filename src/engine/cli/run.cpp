@@ -12,7 +12,6 @@
 #include "src/engine/cli/run_options.h"
 #include "src/engine/cli/supervisor_client.h"
 #include "src/engine/image/manifest.h"
-#include "src/engine/registry/pull.h"
 #include "src/engine/runtime/names.h"
 #include "src/engine/runtime/ports.h"
 #include "src/engine/runtime/supervisor.h"
@@ -39,22 +38,8 @@ Result<void> pull_for(Store& store, const std::string& name, const Words& words)
       words.has("platform") ? TRY(Platform::parse(words.text("platform"))) : Platform::of_host();
   // On standard error: standard output is the container's.
   const bool quiet = words.has("quiet");
-  if (!quiet) {
-    fmt::print(stderr, "Unable to find image '{}' locally\n", reference.familiar());
-    fmt::print(stderr, "{}: Pulling from {}\n",
-               reference.digest ? reference.digest->text() : reference.tag, reference.path);
-  }
-  PullEvents events;
-  events.on_layer = [quiet](const Digest& layer, std::string_view what) {
-    if (!quiet) fmt::print(stderr, "{}: {}\n", layer.short_hex(), what);
-  };
-  const auto pulled = TRY(pull_image(store, reference, platform, events));
-  if (!quiet) {
-    fmt::print(stderr, "Digest: {}\nStatus: {} for {}\n", pulled.digest.text(),
-               pulled.is_new ? "Downloaded newer image" : "Image is up to date",
-               reference.familiar());
-  }
-  return {};
+  if (!quiet) fmt::print(stderr, "Unable to find image '{}' locally\n", reference.familiar());
+  return pull_watched(store, reference, platform, quiet ? nullptr : stderr);
 }
 
 Result<Image> image_for(Store& store, const std::string& name, const Words& words) {

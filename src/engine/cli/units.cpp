@@ -7,7 +7,7 @@
 
 namespace vmm::engine::cli {
 
-std::string human_size(std::uint64_t bytes) {
+std::string human_size(std::uint64_t bytes, int digits) {
   constexpr std::array kUnits = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
   auto value = static_cast<double>(bytes);
   std::size_t unit = 0;
@@ -15,7 +15,7 @@ std::string human_size(std::uint64_t bytes) {
     value /= 1000;
     ++unit;
   }
-  return fmt::format("{:.3g}{}", value, kUnits[unit]);
+  return fmt::format("{:.{}g}{}", value, digits, kUnits[unit]);
 }
 
 std::string human_duration(std::int64_t seconds) {

@@ -6,7 +6,8 @@
 
 namespace vmm::engine::cli {
 
-std::string human_size(std::uint64_t bytes);       // "4.26MB": three digits, powers of 1000
+// "4.26MB": so many digits, powers of 1000.
+std::string human_size(std::uint64_t bytes, int digits = 3);
 std::string human_duration(std::int64_t seconds);  // "About a minute", "3 weeks"
 // "3 weeks ago"; "" for a time that an image does not say.
 std::string human_age(std::int64_t created, std::int64_t now);

@@ -18,21 +18,40 @@ Result<std::uint64_t> free_bytes(int fd) {
   return free - kReserve;
 }
 
+// Tells what is read of a layer's blob.
+class WatchedSource final : public ByteSource {
+ public:
+  WatchedSource(int fd, Progress& progress) : file_(fd), progress_(progress) {}
+  Result<std::size_t> read(std::span<std::byte> buffer) override {
+    const auto size = TRY(file_.read(buffer));
+    TRY(progress_.advance(size));
+    return size;
+  }
+
+ private:
+  FileSource file_;
+  Progress& progress_;
+};
+
 Result<std::uint64_t> install_layer(Catalog& catalog, const ContentStore& content,
-                                    const Digest& blob, const Digest& diff_id) {
+                                    const Descriptor& blob, const Digest& diff_id,
+                                    const LayerEvents& events) {
   if (const auto size = TRY(catalog.layer_size(diff_id))) return *size;
-  const auto compressed = TRY(content.open_content(Content::blob, blob));
+  const auto compressed = TRY(content.open_content(Content::blob, blob.digest));
   auto file = TRY(content.temporary());
   LayerLimits limits;
   limits.archive_bytes = TRY(free_bytes(file.fd()));
-  FileSource source(compressed.get());
+  LayerProgress progress(events, blob.digest);
+  progress.begin("Extracting", blob.size);
+  WatchedSource source(compressed.get(), progress);
   const auto layer = write_layer_image(source, file.fd(), limits);
-  if (!layer) return fail("layer {}: {}", blob.text(), layer.error().message());
+  if (!layer) return fail("layer {}: {}", blob.digest.text(), layer.error().message());
   if (layer->diff_id != diff_id) {
-    return fail("layer {}: digest mismatch: it unpacks to {}, expected {}", blob.text(),
+    return fail("layer {}: digest mismatch: it unpacks to {}, expected {}", blob.digest.text(),
                 layer->diff_id.text(), diff_id.text());
   }
   TRY(content.publish(std::move(file), Content::layer, diff_id));
+  events.tell(blob.digest, "Pull complete");
   return layer->size;
 }
 
@@ -52,7 +71,7 @@ Result<void> install_merged(const ContentStore& content, const Image& image) {
 }  // namespace
 
 Result<Image> install_image(Store& store, const Digest& manifest_digest,
-                            const std::vector<Reference>& names) {
+                            const std::vector<Reference>& names, const LayerEvents& events) {
   const auto& content = store.content();
   Catalog catalog(store);
   const auto manifest = TRY(parse_manifest(TRY(content.read_blob(manifest_digest, kMaxDocument))));
@@ -69,9 +88,9 @@ Result<Image> install_image(Store& store, const Digest& manifest_digest,
               config.platform.architecture,
               {}};
   for (std::size_t i = 0; i < manifest.layers.size(); ++i) {
-    const auto& blob = manifest.layers[i].digest;
-    const auto size = TRY(install_layer(catalog, content, blob, config.diff_ids[i]));
-    image.layers.push_back({config.diff_ids[i], blob, size});
+    const auto& blob = manifest.layers[i];
+    const auto size = TRY(install_layer(catalog, content, blob, config.diff_ids[i], events));
+    image.layers.push_back({config.diff_ids[i], blob.digest, size});
   }
   TRY(install_merged(content, image));
   TRY(catalog.add(image, names));

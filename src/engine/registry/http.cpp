@@ -68,6 +68,19 @@ std::uint64_t size_of(const HttpContent& content) {
   return content.file >= 0 ? content.size : content.text.size();
 }
 
+// After that many more bytes of the content.
+bool is_cancelled(Transfer& transfer, std::uint64_t sent) {
+  if (transfer.request.progress == nullptr) return false;
+  const auto going_on = transfer.request.progress->advance(sent);
+  if (!going_on) transfer.error = going_on.error().message();
+  return !going_on;
+}
+
+// curl asks about once a second, whatever comes or goes.
+int on_time(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return is_cancelled(*static_cast<Transfer*>(user), 0) ? 1 : 0;
+}
+
 std::size_t on_content(char* data, std::size_t, std::size_t room, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
   const auto& content = transfer.request.content;
@@ -80,7 +93,7 @@ std::size_t on_content(char* data, std::size_t, std::size_t room, void* user) {
     return CURL_READFUNC_ABORT;
   }
   transfer.sent += size;
-  return size;
+  return is_cancelled(transfer, size) ? CURL_READFUNC_ABORT : size;
 }
 
 // After a redirect the content is sent again.
@@ -191,6 +204,9 @@ Result<HttpResponse> Http::send(const HttpRequest& request) {
   curl_easy_setopt(curl, CURLOPT_HEADERDATA, &transfer);
   curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &on_body);
   curl_easy_setopt(curl, CURLOPT_WRITEDATA, &transfer);
+  curl_easy_setopt(curl, CURLOPT_NOPROGRESS, request.progress == nullptr ? 1L : 0L);
+  curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, &on_time);
+  curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &transfer);
   set_method(transfer);
   const auto range = fmt::format("{}-", request.offset);
   if (request.offset > 0) curl_easy_setopt(curl, CURLOPT_RANGE, range.c_str());

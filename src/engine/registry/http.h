@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 
 namespace vmm::engine {
@@ -42,6 +43,9 @@ struct HttpRequest {
   std::uint64_t offset = 0;          // asks for the rest from here on (Range)
   HttpContent content;               // of a put
   std::size_t most_body = 8u << 20;  // more is an error
+  // Of the content as it is sent. Once it is cancelled the request ends, within a second where
+  // nothing comes or goes.
+  Progress* progress = nullptr;
   // Gets the body of an answer with status 200 or 206, piece by piece, instead.
   std::function<Result<void>(const HttpResponse& head, std::span<const std::byte> piece)> on_body;
 };

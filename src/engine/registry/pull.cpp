@@ -1,7 +1,6 @@
 #include "src/engine/registry/pull.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "src/engine/image/install.h"
 #include "src/engine/registry/transfers.h"
@@ -12,26 +11,23 @@ namespace {
 // The layers that the store lacks.
 Result<void> download_layers(const ContentStore& content, const Reference& reference,
                              const std::optional<Credentials>& credentials,
-                             const std::vector<Descriptor>& layers, const PullEvents& events) {
-  Transfers transfers([&] { return Registry(reference, credentials); });
-  const auto tell = [&](const Digest& layer, std::string_view what) {
-    transfers.tell([&] {
-      if (events.on_layer) events.on_layer(layer, what);
-    });
-  };
+                             const std::vector<Descriptor>& layers, const LayerEvents& events) {
+  Transfers transfers([&] { return Registry(reference, credentials); }, events);
   std::vector<Descriptor> wanted;
   for (const auto& layer : layers) {
     const bool is_here = content.has(Content::blob, layer.digest);
-    tell(layer.digest, is_here ? "Already exists" : "Pulling fs layer");
+    transfers.tell(layer.digest, is_here ? "Already exists" : "Pulling fs layer");
     if (!is_here) wanted.push_back(layer);
   }
-  return transfers.run(wanted, [&](Registry& registry, const Descriptor& layer) -> Result<void> {
-    auto written = TRY(registry.blob(content, layer, transfers.canceled()));
-    tell(layer.digest, "Verifying Checksum");
+  const auto download = [&](Registry& registry, const Descriptor& layer,
+                            Progress& progress) -> Result<void> {
+    auto written = TRY(registry.blob(content, layer, progress));
+    transfers.tell(layer.digest, "Verifying Checksum");
     TRY(content.publish(std::move(written.file), Content::blob, layer.digest));
-    tell(layer.digest, "Download complete");
+    transfers.tell(layer.digest, "Download complete");
     return {};
-  });
+  };
+  return transfers.run(wanted, download);
 }
 
 // The manifest itself, or that of the platform, where the name leads to an index.
@@ -55,7 +51,7 @@ Result<Document> find_manifest(Registry& registry, const Document& first,
 }  // namespace
 
 Result<Pulled> pull_image(Store& store, const Reference& reference, const Platform& platform,
-                          const PullEvents& events) {
+                          const LayerEvents& events) {
   const auto& content = store.content();
   auto credentials = TRY(find_credentials(reference.registry));
   Registry registry(reference, credentials);
@@ -71,14 +67,13 @@ Result<Pulled> pull_image(Store& store, const Reference& reference, const Platfo
   TRY(content.add_blob(document.text));
   if (!content.has(Content::blob, manifest.config.digest)) {
     if (manifest.config.size > kMaxDocument) return fail("the image's configuration is too large");
-    const std::atomic<bool> never = false;
-    auto config = TRY(registry.blob(content, manifest.config, never));
+    auto config = TRY(registry.blob(content, manifest.config, Progress::none()));
     TRY(content.publish(std::move(config.file), Content::blob, manifest.config.digest));
   }
   TRY(download_layers(content, reference, credentials, manifest.layers, events));
   Reference name = reference;
   name.digest = first.digest;
-  pulled.image = TRY(install_image(store, document.digest, {name}));
+  pulled.image = TRY(install_image(store, document.digest, {name}, events));
   return pulled;
 }
 

@@ -23,31 +23,28 @@ std::string media_type_of(const std::string& manifest) {
 }  // namespace
 
 Result<Pushed> push_image(Store& store, const Image& image, const Reference& reference,
-                          const PushEvents& events) {
+                          const LayerEvents& events) {
   const auto& content = store.content();
   const auto credentials = TRY(find_credentials(reference.registry));
   const Document document{TRY(content.read_blob(image.manifest, kMaxDocument)), image.manifest};
   const auto manifest = TRY(parse_manifest(document.text));
-  const auto upload = [&](Registry& registry, const Descriptor& blob) -> Result<std::string_view> {
+  const auto upload = [&](Registry& registry, const Descriptor& blob,
+                          Progress& progress) -> Result<std::string_view> {
     if (TRY(registry.has_blob(blob.digest))) return "Layer already exists";
     const auto file = TRY(content.open_content(Content::blob, blob.digest));
-    TRY(registry.upload_blob(blob, file.get()));
+    TRY(registry.upload_blob(blob, file.get(), progress));
     return "Pushed";
   };
-  for (const auto& layer : manifest.layers) {
-    if (events.on_layer) events.on_layer(layer.digest, "Preparing");
-  }
-  Transfers transfers([&] { return Registry(reference, credentials, Access::push); });
-  TRY(transfers.run(manifest.layers,
-                    [&](Registry& registry, const Descriptor& layer) -> Result<void> {
-                      const auto what = TRY(upload(registry, layer));
-                      transfers.tell([&] {
-                        if (events.on_layer) events.on_layer(layer.digest, what);
-                      });
-                      return {};
-                    }));
+  for (const auto& layer : manifest.layers) events.tell(layer.digest, "Preparing");
+  Transfers transfers([&] { return Registry(reference, credentials, Access::push); }, events);
+  const auto push = [&](Registry& registry, const Descriptor& layer,
+                        Progress& progress) -> Result<void> {
+    transfers.tell(layer.digest, TRY(upload(registry, layer, progress)));
+    return {};
+  };
+  TRY(transfers.run(manifest.layers, push));
   Registry registry(reference, credentials, Access::push);
-  TRY(upload(registry, manifest.config));
+  TRY(upload(registry, manifest.config, Progress::none()));
   TRY(registry.upload_manifest(reference.tag, document, media_type_of(document.text)));
   Reference name = reference;
   name.tag.clear();

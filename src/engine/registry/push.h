@@ -1,19 +1,11 @@
 // Sends an image to a registry.
 #pragma once
 
-#include <functional>
-#include <string_view>
-
 #include "src/engine/image/catalog.h"
+#include "src/engine/image/layer_events.h"
 #include "src/engine/registry/registry.h"
 
 namespace vmm::engine {
-
-struct PushEvents {
-  // A layer's blob and what happens to it, in Docker's words: "Preparing", "Pushed",
-  // "Layer already exists". From any thread, one at a time.
-  std::function<void(const Digest& layer, std::string_view what)> on_layer;
-};
 
 struct Pushed {
   Digest digest;           // of the manifest
@@ -22,8 +14,8 @@ struct Pushed {
 
 // The image's blobs as they came, those that the registry lacks, side by side; then the manifest,
 // which names the image there: an upload that breaks off leaves nothing under the name.
-// `reference` has a tag.
+// `reference` has a tag. Tells of each layer "Preparing", then "Pushed" or "Layer already exists".
 Result<Pushed> push_image(Store& store, const Image& image, const Reference& reference,
-                          const PushEvents& events);
+                          const LayerEvents& events);
 
 }  // namespace vmm::engine

@@ -186,33 +186,38 @@ Result<Document> Registry::manifest(const std::string& tag_or_digest) {
 }
 
 Result<BlobWriter::Written> Registry::blob(const ContentStore& content,
-                                           const Descriptor& descriptor,
-                                           const std::atomic<bool>& cancel) {
+                                           const Descriptor& descriptor, Progress& progress) {
   TRY(find_scheme());
   auto writer = TRY(BlobWriter::create(content));
+  progress.begin("Downloading", descriptor.size);
   for (int failures = 0; writer.size() < descriptor.size || descriptor.size == 0;) {
     const auto before = writer.size();
     HttpRequest request;
     request.url = url("blobs/" + descriptor.digest.text());
     request.offset = before;
+    request.progress = &progress;
     bool is_fatal = false, is_first = true;
     request.on_body = [&](const HttpResponse& head,
                           std::span<const std::byte> piece) -> Result<void> {
       is_fatal = true;  // until this piece is written
-      if (cancel) return fail("canceled");
       // A registry that knows no ranges begins again.
-      if (is_first && head.status == 200 && before > 0) writer = TRY(BlobWriter::create(content));
+      if (is_first && head.status == 200 && before > 0) {
+        writer = TRY(BlobWriter::create(content));
+        progress.begin("Downloading", descriptor.size);
+      }
       is_first = false;
       if (piece.size() > descriptor.size - writer.size()) {
         return fail("blob {} is larger than the {} bytes of its manifest", descriptor.digest.text(),
                     descriptor.size);
       }
       TRY(writer.write(piece));
+      TRY(progress.advance(piece.size()));
       is_fatal = false;
       return {};
     };
     const auto response = send(request);
     if (is_fatal) return std::unexpected(response.error());
+    TRY(progress.advance(0));  // cancelled while nothing came
     if (response && response->status != 200 && response->status != 206 && response->status < 500) {
       return fail("blob {}: {}", descriptor.digest.text(), message_of(*response));
     }
@@ -248,7 +253,9 @@ Result<bool> Registry::has_blob(const Digest& digest) {
 }
 
 // The place of an upload is the registry's to choose: a path of it, or another host.
-Result<HttpResponse> Registry::upload_once(const Descriptor& descriptor, int fd) {
+Result<HttpResponse> Registry::upload_once(const Descriptor& descriptor, int fd,
+                                           Progress& progress) {
+  progress.begin("Pushing", descriptor.size);
   HttpRequest begin;
   begin.method = HttpMethod::post;
   begin.url = url("blobs/uploads/");
@@ -262,13 +269,15 @@ Result<HttpResponse> Registry::upload_once(const Descriptor& descriptor, int fd)
                             escape(descriptor.digest.text()));
   request.headers = {"Content-Type: application/octet-stream"};
   request.content = {.text = {}, .file = fd, .size = descriptor.size};
+  request.progress = &progress;
   return send(request);
 }
 
-Result<void> Registry::upload_blob(const Descriptor& descriptor, int fd) {
+Result<void> Registry::upload_blob(const Descriptor& descriptor, int fd, Progress& progress) {
   TRY(find_scheme());
   for (int failures = 1;; ++failures) {
-    const auto response = upload_once(descriptor, fd);
+    const auto response = upload_once(descriptor, fd, progress);
+    TRY(progress.advance(0));  // cancelled
     if (response && response->status == 201) return {};
     if (response && (response->status < 500 || failures == kMaxFailures)) {
       return fail("{}", error_of(*response));

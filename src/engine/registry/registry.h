@@ -4,7 +4,6 @@
 // realm that it names. Broken downloads go on where they broke (Range), broken uploads begin again.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <string>
 
@@ -30,13 +29,14 @@ class Registry {
 
   // By a tag or a digest. Error: in Docker's words where the registry has none; a digest mismatch.
   Result<Document> manifest(const std::string& tag_or_digest);
-  // Whole, of the size and digest that its descriptor says. `cancel` ends it.
+  // Whole, of the size and digest that its descriptor says. Its phase is
+  // "Downloading"; cancelled, it leaves nothing.
   Result<BlobWriter::Written> blob(const ContentStore& content, const Descriptor& descriptor,
-                                   const std::atomic<bool>& cancel);
+                                   Progress& progress);
 
   Result<bool> has_blob(const Digest& digest);
-  // From the beginning of `fd`.
-  Result<void> upload_blob(const Descriptor& descriptor, int fd);
+  // From the beginning of `fd`. Its phase is "Pushing".
+  Result<void> upload_blob(const Descriptor& descriptor, int fd, Progress& progress);
   Result<void> upload_manifest(const std::string& tag, const Document& document,
                                const std::string& media_type);
   // Whether the registry takes the credentials; of the reference only its name counts. Error: in
@@ -45,7 +45,7 @@ class Registry {
 
  private:
   Result<HttpResponse> send(HttpRequest request);
-  Result<HttpResponse> upload_once(const Descriptor& descriptor, int fd);
+  Result<HttpResponse> upload_once(const Descriptor& descriptor, int fd, Progress& progress);
   Result<void> find_scheme();
   Result<void> answer_challenge(const std::string& challenge);
   std::string url(std::string_view path) const;

@@ -4,9 +4,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "src/engine/image/layer_fixture.h"
 #include "src/engine/image/tar_reader.h"
@@ -38,7 +40,7 @@ class RegistryTest : public testing::Test {
   }
   std::string fetch(const TestServer& server, const Descriptor& blob, int patience = 30) {
     Registry registry(app(server), std::nullopt, Access::pull, seconds(patience));
-    const auto written = registry.blob(store_.content(), blob, never_);
+    const auto written = registry.blob(store_.content(), blob, Progress::none());
     return written ? *read_text_file(written->file.path()) : "error: " + written.error().message();
   }
   std::string manifest_error(const TestServer& server, const std::string& name = "1") {
@@ -49,7 +51,6 @@ class RegistryTest : public testing::Test {
 
   TestDirectory directory_;
   Store store_ = *Store::open(directory_ / "root");
-  std::atomic<bool> never_ = false;
 };
 
 TEST_F(RegistryTest, PlainHttpIsForThisMachine) {
@@ -266,17 +267,18 @@ class PullTest : public RegistryTest {
         R"({{"manifests":[{{{},"platform":{{"os":"linux","architecture":"arm64"}}}}]}})", manifest);
     last_layer_ = "/v2/app/blobs/" + Digest::of(second).text();
   }
-  Result<Pulled> pull(const std::string& platform) {
+  Result<Pulled> pull(const std::string& platform, const LayerEvents& events = {}) {
     TestServer server([this](const TestRequest& request) -> TestReply {
       const auto found = contents_.find(request.path);
       if (found == contents_.end()) return {.status = 404, .body = "{}"};
       return {.body = found->second};
     });
-    return pull_image(store_, app(server), *Platform::parse(platform), {});
+    return pull_image(store_, app(server), *Platform::parse(platform), events);
   }
 
   std::map<std::string, std::string> contents_;
   std::string last_layer_;
+  std::set<std::string> whole_;  // layers that a cancelled pull left
 };
 
 TEST_F(PullTest, TakesTheImageOfThePlatform) {
@@ -292,6 +294,86 @@ TEST_F(PullTest, TakesTheImageOfThePlatform) {
   ASSERT_FALSE(other);
   EXPECT_EQ(other.error().message(),
             "no matching manifest for linux/amd64 in the manifest list entries");
+}
+
+TEST_F(PullTest, TellsHowFarEachLayerIs) {
+  put_image();
+  std::map<std::string, std::vector<std::string>> told;
+  LayerEvents events;
+  events.on_layer = [&](const Digest& layer, std::string_view what) {
+    told[layer.text()].emplace_back(what);
+  };
+  events.on_bytes = [&](const Digest& layer, std::string_view what, std::uint64_t done,
+                        std::uint64_t total) {
+    if (done < total) return;
+    EXPECT_EQ(total, contents_["/v2/app/blobs/" + layer.text()].size());
+    auto& words = told[layer.text()];
+    const auto whole = fmt::format("{} done", what);
+    if (words.back() != whole) words.push_back(whole);
+  };
+  ASSERT_TRUE(pull("linux/arm64", events));
+  ASSERT_EQ(told.size(), 2u);
+  const std::vector<std::string> expected = {"Pulling fs layer",   "Downloading done",
+                                             "Verifying Checksum", "Download complete",
+                                             "Extracting done",    "Pull complete"};
+  for (const auto& [layer, words] : told) EXPECT_EQ(words, expected) << layer;
+  told.clear();
+  ASSERT_TRUE(pull("linux/arm64", events));
+  for (const auto& [layer, words] : told) {
+    EXPECT_EQ(words, std::vector<std::string>{"Already exists"}) << layer;
+  }
+}
+
+// Cancelled at each word of it: whole layers are not fetched again, and nothing else is left.
+TEST_F(PullTest, IsCancelledAtAnyPoint) {
+  put_image();
+  bool is_done = false;
+  for (int at = 1; !is_done; ++at) {
+    ASSERT_LT(at, 100);
+    std::atomic<int> left = at;
+    std::set<std::string> whole, fetched;
+    LayerEvents events;
+    events.on_layer = [&](const Digest& layer, std::string_view what) {
+      --left;
+      if (what == "Download complete" || what == "Already exists") whole.insert(layer.text());
+    };
+    events.on_bytes = [&](const Digest& layer, std::string_view what, std::uint64_t,
+                          std::uint64_t) {
+      --left;
+      if (what == "Downloading") fetched.insert(layer.text());
+    };
+    events.is_cancelled = [&] { return left <= 0; };
+    const auto pulled = pull("linux/arm64", events);
+    is_done = pulled.has_value();
+    if (is_done) break;
+    EXPECT_TRUE(pulled.error().message().ends_with("cancelled")) << pulled.error().message();
+    EXPECT_TRUE(Catalog(store_).list()->empty());
+    EXPECT_TRUE(std::filesystem::is_empty(directory_ / "root/tmp")) << at;
+    for (const auto& layer : whole) {
+      EXPECT_TRUE(store_.content().has(Content::blob, *Digest::parse(layer))) << at;
+    }
+    for (const auto& layer : whole_) EXPECT_FALSE(fetched.contains(layer)) << at;
+    whole_ = whole;
+  }
+  EXPECT_EQ(Catalog(store_).list()->size(), 1u);
+}
+
+TEST_F(RegistryTest, ADownloadThatStandsStillIsCancelled) {
+  const std::string content(1000, 'x');
+  TestServer server(
+      [&](const TestRequest&) { return TestReply{.body = content, .sent = 10, .stalls = true}; });
+  JobProgress job;
+  Result<BlobWriter::Written> written = fail("not begun");
+  {
+    const std::jthread worker([&] {
+      Registry registry(app(server), std::nullopt);
+      written = registry.blob(store_.content(), descriptor(content), job);
+    });
+    while (job.state().done == 0) std::this_thread::yield();
+    job.cancel();
+  }
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().message(), "cancelled");
 }
 
 TEST_F(PullTest, LeavesNoImageWithoutAllOfIt) {
@@ -334,7 +416,7 @@ class PushTest : public PullTest {
     return {.status = 201};
   }
   std::string push(const TestServer& server, std::vector<std::string>* told = nullptr) {
-    PushEvents events;
+    LayerEvents events;
     events.on_layer = [told](const Digest&, std::string_view what) {
       if (told != nullptr) told->emplace_back(what);
     };

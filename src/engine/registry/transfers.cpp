@@ -7,6 +7,22 @@ namespace vmm::engine {
 
 constexpr std::size_t kThreads = 3;
 
+Transfers::Transfers(std::function<Registry()> connect, const LayerEvents& events)
+    : connect_(std::move(connect)) {
+  events_.on_layer = [this, &events](const Digest& layer, std::string_view what) {
+    const std::lock_guard lock(mutex_);
+    events.tell(layer, what);
+  };
+  events_.on_bytes = [this, &events](const Digest& layer, std::string_view what, std::uint64_t done,
+                                     std::uint64_t total) {
+    const std::lock_guard lock(mutex_);
+    if (events.on_bytes) events.on_bytes(layer, what, done, total);
+  };
+  events_.is_cancelled = [this, &events] {
+    return cancel_ || (events.is_cancelled && events.is_cancelled());
+  };
+}
+
 Result<void> Transfers::run(const std::vector<Descriptor>& blobs, const Work& work) {
   for (const auto& blob : blobs) {
     const auto same = [&blob](const Descriptor& one) { return one.digest == blob.digest; };
@@ -26,7 +42,9 @@ void Transfers::serve(const Work& work) {
   try {
     auto registry = connect_();
     for (std::size_t i; !cancel_ && (i = next_++) < wanted_.size();) {
-      if (const auto done = work(registry, wanted_[i]); !done) stop(done.error().message());
+      LayerProgress progress(events_, wanted_[i].digest);
+      if (const auto done = work(registry, wanted_[i], progress); !done)
+        stop(done.error().message());
     }
   } catch (const std::exception& error) {
     stop(error.what());

@@ -1,4 +1,5 @@
-// Transfers: blobs that go to or from a registry side by side. The first error ends the others.
+// Transfers: blobs that go to or from a registry side by side. The first error ends the others, and
+// so does whoever watches.
 #pragma once
 
 #include <atomic>
@@ -7,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "src/engine/image/layer_events.h"
 #include "src/engine/image/manifest.h"
 #include "src/engine/registry/registry.h"
 
@@ -15,19 +17,16 @@ namespace vmm::engine {
 class Transfers {
  public:
   // On a thread of the transfers; each has a connection of its own.
-  using Work = std::function<Result<void>(Registry& registry, const Descriptor& blob)>;
+  using Work =
+      std::function<Result<void>(Registry& registry, const Descriptor& blob, Progress& progress)>;
 
-  explicit Transfers(std::function<Registry()> connect) : connect_(std::move(connect)) {}
+  // `events` outlives it.
+  Transfers(std::function<Registry()> connect, const LayerEvents& events);
+  Transfers(const Transfers&) = delete;
 
   // A blob that is there twice is transferred once.
   Result<void> run(const std::vector<Descriptor>& blobs, const Work& work);
-  // For Registry::blob().
-  const std::atomic<bool>& canceled() const { return cancel_; }
-  // Runs what is no business of two threads at once.
-  void tell(const std::function<void()>& what) {
-    const std::lock_guard lock(mutex_);
-    what();
-  }
+  void tell(const Digest& layer, std::string_view what) const { events_.tell(layer, what); }
 
  private:
   void serve(const Work& work);
@@ -37,7 +36,8 @@ class Transfers {
   std::vector<Descriptor> wanted_;
   std::atomic<std::size_t> next_ = 0;
   std::atomic<bool> cancel_ = false;
-  std::mutex mutex_;
+  std::mutex mutex_;  // guards what events_ calls, and error_
+  LayerEvents events_;
   std::string error_;
 };
 
