@@ -454,6 +454,15 @@ TEST_F(Agent, WhatAContainerSees) {
   EXPECT_EQ(output_of(privileged), "0\n");
 }
 
+TEST_F(Agent, DevicesAreForEveryUser) {
+  ::umask(022);
+  Start start = shell(
+      "for f in null zero full random urandom tty; do [ -r /dev/$f -a -w /dev/$f ] || echo $f; "
+      "done; echo x >/dev/null; touch /dev/shm/x; rm /dev/shm/x; echo end");
+  start.user = "65534";
+  EXPECT_EQ(output_of(start), "end\n");
+}
+
 TEST_F(Agent, BoundDirectoriesAndFiles) {
   Start start = shell("cat /data/file /etc/one; touch /data/new || echo read-only; ls /data");
   const std::string shared = vsock_of_guest() != nullptr ? "/run" : folder_.string();

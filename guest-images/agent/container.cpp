@@ -125,8 +125,11 @@ constexpr unsigned kTtyGroup = 5;
 Result<void> make_devices(std::uint64_t shm_size) {
   TRY(make_plain_directory("/dev"));
   TRY(mount_at("tmpfs", "/dev", MS_NOSUID | MS_STRICTATIME, "mode=755,size=64k"));
+  constexpr mode_t kForAll = 0666;
   for (const Node& node : kNodes) {
-    if (::mknod(node.path, S_IFCHR | 0666, ::makedev(node.major, node.minor)) < 0) {
+    // The second call is for what the umask took.
+    if (::mknod(node.path, S_IFCHR | kForAll, ::makedev(node.major, node.minor)) < 0 ||
+        ::chmod(node.path, kForAll) < 0) {
       return fail_errno("cannot make '{}'", node.path);
     }
   }
