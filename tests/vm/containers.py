@@ -6,12 +6,13 @@ import subprocess
 from harness import host, test
 
 SMALL = ("-m", "192m", "--cpus", "1")
+OFFICIAL = ("-m", "256m", "--cpus", "1")        # of the images that behave as their official namesakes
 
 
 class Engine:
     """The program with a store of its own, and the machine files of the tests."""
 
-    def __init__(self, t):
+    def __init__(self, t, store=None):
         self.t = t
         machine = t.path("machine")
         os.makedirs(machine)
@@ -20,7 +21,7 @@ class Engine:
         if host.is_emulated():      # idle vCPUs sleep over their timers there (harness/machine.py)
             with open(os.path.join(machine, "append"), "w") as file:
                 file.write("nohz=off\n")
-        self.environment = {**os.environ, "VMM_ROOT": t.path("store"), "VMM_MACHINE": machine}
+        self.environment = {**os.environ, "VMM_ROOT": store or t.path("store"), "VMM_MACHINE": machine}
 
     def command(self, *words, **how):
         return subprocess.Popen([self.t.images.vmm, *words], text=True, env=self.environment, stdin=how.pop("stdin", subprocess.DEVNULL),
@@ -41,6 +42,13 @@ class Engine:
         elif code == 0:
             self.t.equal(errors, "", f"standard error of vmm {' '.join(words)}")
         return output
+
+    def errors(self, *words):
+        """Standard error of a command that succeeds."""
+        process = self.command(*words)
+        errors = process.communicate(timeout=60 * self.t.patience)[1]
+        self.t.equal(process.returncode, 0, f"vmm {' '.join(words)}: {errors!r}")
+        return errors
 
     def end(self):
         names = self("ps", "-aq").split()
@@ -113,5 +121,110 @@ def ports_a_terminal_and_a_pause(t):
         t.contains(vmm("ps"), "(Paused)")
         vmm("unpause", "web")
         t.eventually(served, 30, "it goes on")
+    finally:
+        vmm.end()
+
+
+# ---- the images that people know, by the commands that they know. Their store is shared: Debian's root, their lowest layer, is in it once.
+
+def with_image(t, name):
+    vmm = Engine(t, t.images.shared("containers"))
+    if not vmm("images", "-q", name):
+        vmm("load", "-i", t.images.official(name))
+    return vmm
+
+
+def answered(t, port, ask):
+    """What ask(socket) says once the published port is served."""
+    def attempt():
+        try:
+            with socket.create_connection(("127.0.0.1", port), 10 * t.patience) as client:
+                client.settimeout(10 * t.patience)
+                return ask(client)
+        except OSError:
+            return None
+    return t.eventually(attempt, 60, f"an answer at port {port}")
+
+
+@test(only="x86_64")
+def hello_world(t):
+    vmm = with_image(t, "hello-world")
+    try:
+        output = vmm("run", *OFFICIAL, "hello-world")
+        t.contains(output, "\nHello from vmm!\nThis message shows that your installation works.\n")
+        t.contains(vmm("ps", "-a", "--format", "{{.Image}} {{.Command}} {{.Status}}"), 'hello-world "/hello" Exited (0) ')
+    finally:
+        vmm.end()
+
+
+@test(only="x86_64")
+def python(t):
+    vmm = with_image(t, "python")
+    try:
+        t.equal(vmm("run", "--rm", *OFFICIAL, "python:3.11", "python3", "-c", "print(1+1)"), "2\n")
+        t.equal(vmm("run", "--rm", "-i", *OFFICIAL, "python:3.11", input="import sys; print(sys.version_info[:2])\n"), "(3, 11)\n")
+    finally:
+        vmm.end()
+
+
+@test(only="x86_64")
+def nginx(t):
+    vmm = with_image(t, "nginx")
+    try:
+        vmm("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", *OFFICIAL, "nginx", "nginx", "-g",
+            "daemon off; error_log /dev/stderr notice;")
+        answered(t, 8080, lambda client: client.sendall(b"GET /none HTTP/1.0\r\n\r\n") or client.recv(1))
+        page = host.run("curl", "-sSf", "-A", "a test", "http://127.0.0.1:8080/")
+        t.contains(page, "<h1>Welcome to nginx!</h1>")
+        # The access log is the container's standard output.
+        t.eventually(lambda: '"GET / HTTP/1.1" 200' in vmm("logs", "web", error=""), 10, "the line of the access log")
+        t.equal(vmm("stop", "web"), "web\n")
+        t.contains(vmm.errors("logs", "web"), "signal 3 (SIGQUIT) received, shutting down")
+        t.equal(vmm("inspect", "-f", "{{.Config.StopSignal}} {{.State.ExitCode}}", "web"), "SIGQUIT 0\n")
+    finally:
+        vmm.end()
+
+
+@test(only="x86_64")
+def redis(t):
+    vmm = with_image(t, "redis")
+    try:
+        vmm("run", "-d", "--name", "cache", "-p", "127.0.0.1:6379:6379", *OFFICIAL, "redis")
+        t.equal(answered(t, 6379, lambda client: client.sendall(b"PING\r\n") or client.recv(100)), b"+PONG\r\n")
+        t.equal(vmm("exec", "cache", "redis-cli", "set", "key", "kept"), "OK\n")
+        t.equal(vmm("exec", "cache", "stat", "-c", "%U", "/proc/1"), "redis\n")
+        t.equal(vmm("stop", "cache"), "cache\n")
+        t.contains(vmm("logs", "cache"), "Received SIGTERM scheduling shutdown")
+        # It saved what it had to its working directory.
+        vmm("start", "cache")
+        t.equal(answered(t, 6379, lambda client: client.sendall(b"GET key\r\n") or client.recv(100)), b"$4\r\nkept\r\n")
+    finally:
+        vmm.end()
+
+
+@test(only="x86_64")
+def postgres(t):
+    vmm = with_image(t, "postgres")
+    try:
+        vmm("run", "--name", "unset", *OFFICIAL, "postgres:15", code=1,
+            error="Error: Database is uninitialized and superuser password is not specified")
+        vmm("run", "-d", "--rm", "-e", "POSTGRES_PASSWORD=secret", "-p", "5432:5432", "--name", "my-postgres", *OFFICIAL, "postgres:15")
+
+        def query(statement, password="secret"):
+            return subprocess.run(["psql", "-h", "127.0.0.1", "-U", "postgres", "-tA", "-c", statement], text=True, capture_output=True,
+                                  timeout=60 * t.patience, env={**os.environ, "PGPASSWORD": password, "PGCONNECT_TIMEOUT": "10"})
+
+        def answers():
+            t.contains(vmm("ps", "--format", "{{.Names}}"), "my-postgres")
+            return query("select 6 * 7").stdout == "42\n"
+        t.eventually(answers, 60, "the database answers", every=1)
+        query("create table kept (n int); insert into kept values (1), (2)")
+        t.equal(query("select sum(n) from kept").stdout, "3\n")
+        t.contains(query("select 1", "wrong").stderr, 'password authentication failed for user "postgres"')
+        t.contains(vmm("logs", "my-postgres", error=""), "PostgreSQL init process complete; ready for start up.")
+        follower = vmm.command("logs", "-f", "my-postgres")
+        t.equal(vmm("stop", "my-postgres"), "my-postgres\n")
+        t.contains(follower.communicate(timeout=60 * t.patience)[1], "received fast shutdown request")     # SIGINT's way
+        t.equal(vmm("ps", "-a", "--format", "{{.Names}}"), "unset\n", "--rm removes it")
     finally:
         vmm.end()

@@ -326,7 +326,7 @@ def test_guests(report, architecture, names, build, images):
             paths = images.paths()      # first: with them comes what the cross compiler needs
         with report.part(os.path.basename(build.path)):
             build.build(report.say, seconds_left(builds.BUILD_SECONDS))
-        if any(name.startswith("vm.agent.") for name in expected):    # not cross compiled yet
+        if any(name.startswith(("vm.agent.", "vm.containers.")) for name in expected):    # not cross compiled yet
             paths = {**paths, **builds.make_agent(build, report.say)}
         with tempfile.TemporaryDirectory(prefix="vmm-package.", dir=build.path) as folder:
             if any(name.startswith("vm.package.") for name in expected):

@@ -9,6 +9,14 @@ from .architecture import HERE
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 
+# Images of containers beside busybox, which behave as their official namesakes.
+OFFICIAL = ["hello-world", "python", "nginx", "redis", "postgres"]
+
+
+def variable_of(name):
+    return "VMM_TEST_" + name.upper().replace("-", "_")
+
+
 # Variable, recipe that makes the image and prints its path; first what takes the network.
 EVERYWHERE = {
     "VMM_TEST_ROOT": ["rootfs/build"],
@@ -20,6 +28,7 @@ RECIPES = {
         "VMM_TEST_KERNEL": ["kernel/stock", "--print", "vmlinux", "CLOUD6.12"],
         "VMM_TEST_BZIMAGE": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.12"],
         "VMM_TEST_BUSYBOX": ["container/build"],
+        **{variable_of(name): ["container/build", name] for name in OFFICIAL},
         "VMM_TEST_STOCK61": ["kernel/stock", "--print", "vmlinuz", "CLOUD6.1"],
         "VMM_TEST_STOCK61_INITRD": ["kernel/stock", "--print", "initrd.img", "CLOUD6.1"],
         "VMM_TEST_CLEAN_ROOT": ["clean-root/build"],
@@ -82,6 +91,16 @@ class Images:
             subprocess.run(package_command(self.build, folder), check=True, stdout=subprocess.DEVNULL, env=self._environment)
             os.environ["VMM_TEST_PACKAGE"] = folder
         return os.environ["VMM_TEST_PACKAGE"]
+
+    def official(self, name):
+        """The archive of an image of OFFICIAL; far away, as it is read once."""
+        return self.path(variable_of(name))
+
+    def shared(self, name):
+        """A folder for what several tests use, made once."""
+        folder = os.path.join(self._work, "shared", name)
+        os.makedirs(folder, exist_ok=True)
+        return folder
 
     def near(self, variable):
         """A copy in memory, made once."""
