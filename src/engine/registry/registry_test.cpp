@@ -446,6 +446,33 @@ TEST_F(PushTest, SendsWhatTheRegistryLacks) {
   EXPECT_EQ(std::ranges::count(told, "Layer already exists"), 2);
 }
 
+TEST_F(PushTest, IsWatchedAndCancelled) {
+  TestServer server([this](const TestRequest& request) {
+    const std::lock_guard lock(mutex_);
+    return take(request);
+  });
+  std::map<std::string, std::uint64_t> sent;
+  std::atomic<bool> is_cancelled = true;
+  LayerEvents events;
+  events.on_bytes = [&](const Digest& layer, std::string_view what, std::uint64_t done,
+                        std::uint64_t total) {
+    EXPECT_EQ(what, "Pushing");
+    EXPECT_LE(done, total);
+    sent[layer.text()] = done;
+  };
+  events.is_cancelled = [&] { return is_cancelled.load(); };
+  const auto cancelled = push_image(store_, image_, app(server), events);
+  ASSERT_FALSE(cancelled);
+  EXPECT_EQ(cancelled.error().message(), "cancelled");
+  EXPECT_TRUE(uploaded_.empty());
+  is_cancelled = false;
+  ASSERT_TRUE(push_image(store_, image_, app(server), events));
+  ASSERT_EQ(sent.size(), 2u);
+  for (const auto& [layer, done] : sent) {
+    EXPECT_EQ(done, uploaded_["/v2/app/blobs/" + layer].size()) << layer;
+  }
+}
+
 TEST_F(PushTest, AnUploadThatBreaksOffIsSentAgain) {
   int uploads = 0;
   TestServer server([&](const TestRequest& request) -> TestReply {
