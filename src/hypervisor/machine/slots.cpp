@@ -4,6 +4,8 @@
 
 #include <charconv>
 
+#include "src/spec/json.h"
+
 namespace vmm {
 namespace {
 
@@ -58,6 +60,8 @@ std::optional<Component> component_named(std::string_view name) {
   }
   return std::nullopt;
 }
+
+Result<spec::Value> attachment_in(std::string_view json) { return spec::parse_value(json); }
 
 Result<void> apply(const SlotRequest& request, MachineConfig& config) {
   const auto [kind, index] = TRY(slot_in(config, request.component));

@@ -30,6 +30,9 @@ struct SlotRequest {
   std::uint64_t size = 0;  // resize: bytes
 };
 
+// Of a request, in JSON.
+Result<spec::Value> attachment_in(std::string_view json);
+
 struct Component {
   const DeviceKind* kind;
   std::size_t index;

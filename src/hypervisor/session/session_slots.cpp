@@ -3,7 +3,6 @@
 #include "src/base/log.h"
 #include "src/base/text.h"
 #include "src/hypervisor/session/session.h"
-#include "src/spec/json.h"
 
 namespace vmm {
 namespace {
@@ -11,10 +10,10 @@ namespace {
 using What = SlotRequest::What;
 
 template <typename T>
-Result<SlotRequest> attachment_in(const T& command, What what) {
+Result<SlotRequest> request_in(const T& command, What what) {
   return SlotRequest{.what = what,
                      .component = command.component,
-                     .attachment = TRY(spec::parse_value(command.attachment.text))};
+                     .attachment = TRY(attachment_in(command.attachment.text))};
 }
 
 Result<SlotRequest> resize_in(const protocol::Resize& command) {
@@ -34,9 +33,9 @@ struct Session::SlotWork {
 
 bool Session::serve_slots(const protocol::Command& command, const ControlServer::Answer& answer) {
   if (const auto* attach = std::get_if<protocol::Attach>(&command)) {
-    change_slot(attachment_in(*attach, What::attach), answer);
+    change_slot(request_in(*attach, What::attach), answer);
   } else if (const auto* replace = std::get_if<protocol::Replace>(&command)) {
-    change_slot(attachment_in(*replace, What::replace), answer);
+    change_slot(request_in(*replace, What::replace), answer);
   } else if (const auto* detach = std::get_if<protocol::Detach>(&command)) {
     change_slot(SlotRequest{.what = What::detach, .component = detach->component, .attachment = {}},
                 answer);
