@@ -1,0 +1,16 @@
+// What a container has changed: the upper directory of its overlay beside the image below it.
+#pragma once
+
+#include "src/files/packer.h"
+
+namespace vmm::files {
+
+// As the layer of an image: whiteouts and opaque directories are entries ".wh.NAME" and
+// ".wh..wh..opq" (OCI image-spec, layer.md). Both are descriptors of directories. Error: a
+// directory that overlayfs has renamed without its files, which a layer cannot say.
+Result<void> pack_layer(Packer& packer, int upper, int lower);
+
+// As Changes, each directory before what is in it.
+Result<void> list_changes(Packer& packer, int upper, int lower);
+
+}  // namespace vmm::files
