@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "guest-images/agent/client_for_test.h"
+#include "src/protocol/files.h"
 
 namespace vmm::agent::test {
 namespace {
@@ -203,6 +204,71 @@ TEST_F(Agent, RunsAProgram) {
   EXPECT_EQ(result.error, "wrong\n");
   EXPECT_EQ(result.exited.code, 7);
   EXPECT_EQ(result.exited.signal, 0);
+}
+
+// The names of a stream of files.
+std::string names_of(const std::string& stream) {
+  agent::MessageReader reader;
+  reader.append(stream);
+  std::string names;
+  for (auto message = reader.next(); message && *message; message = reader.next()) {
+    if ((*message)->type == protocol::files::End::kType) return names + "end";
+    const auto entry = agent::decode<protocol::files::Entry>(**message);
+    if (entry) names += entry->name + " ";
+  }
+  return names;
+}
+
+TEST_F(Agent, FilesWithAndWithoutAContainer) {
+  Start start;
+  start.files.emplace();
+  start.files->kind = agent::FileTask::Kind::pack;
+  start.files->path = "/srv/files";
+  start.files->name = "files";
+  for (const bool is_running : {false, true}) {
+    SCOPED_TRACE(is_running);
+    std::optional<Running> running;
+    if (is_running) running = run(shell("sleep 1000"));
+    Start unpack = start;
+    unpack.files->kind = agent::FileTask::Kind::unpack;
+    unpack.files->path = "/tmp";
+    unpack.input = true;
+    Running writing = run(unpack);
+    protocol::files::Entry entry;
+    entry.name = "made";
+    entry.mode = S_IFREG | 0640;
+    entry.size = 3;
+    writing.input->say(entry);
+    writing.input->say(protocol::files::Piece{0, protocol::Bytes(3, std::byte{'x'})});
+    writing.input->say(protocol::files::End{});
+    writing.input->end_output();
+    const Result written = finish(writing);
+    EXPECT_EQ(written.error, "");
+    EXPECT_EQ(written.exited.code, 0);
+    Start list = start;
+    list.files->path = "/tmp";
+    list.files->name = "t";
+    EXPECT_EQ(names_of(output_of(list)), "t t/made end");
+    const Result missing = finish(run(start));
+    EXPECT_EQ(missing.error, "cannot open '/srv/files': No such file or directory");
+    EXPECT_EQ(missing.exited.code, 1);
+  }
+  EXPECT_EQ(output_of(beside("stat -c '%u %a %s' /tmp/made; cat /tmp/made")), "0 640 3\nxxx");
+}
+
+TEST_F(Agent, FilesThatNobodyReads) {
+  finish(run(shell("dd if=/dev/zero of=/tmp/large bs=1048576 count=8 2>/dev/null")));
+  Start start;
+  start.files.emplace();
+  start.files->kind = agent::FileTask::Kind::pack;
+  start.files->path = "/tmp/large";
+  start.files->name = "large";
+  start.lost_output = agent::LostOutput::is_dropped;
+  Running running = run(start);
+  running.output.reset();
+  running.error->read_all();
+  running.output.reset();
+  EXPECT_EQ(running.control->expect<Exited>().code, 0) << "it ends all the same";
 }
 
 TEST_F(Agent, OneContainerAfterAnother) {
@@ -590,6 +656,13 @@ TEST_F(Machine, Usage) {
   // It takes effect soon.
   std::uint64_t frozen = usage().cpu_time;
   for (std::uint64_t now = usage().cpu_time; now != frozen; now = usage().cpu_time) frozen = now;
+  EXPECT_EQ(usage().cpu_time, frozen);
+  // What freezes by itself leaves it as it was.
+  Start changes;
+  changes.files.emplace();
+  changes.files->kind = agent::FileTask::Kind::changes;
+  changes.files->freeze = true;
+  EXPECT_EQ(finish(run(changes)).error, "");
   EXPECT_EQ(usage().cpu_time, frozen);
   does(agent::Freeze{false});
   while (usage().cpu_time == frozen) {

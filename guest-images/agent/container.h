@@ -11,8 +11,10 @@ namespace vmm::agent {
 
 // Where the agent keeps what containers see: hosts, resolv.conf, hostname.
 struct Places {
-  std::string root = "/run/root";    // of the container
-  std::string files = "/run/files";  // hosts, resolv.conf, hostname
+  std::string root = "/run/root";          // of the container
+  std::string files = "/run/files";        // hosts, resolv.conf, hostname
+  std::string image = "/run/image";        // what the root is made of
+  std::string writable = "/run/writable";  // over it: upper and work
 };
 
 // Mounts and names of the container; afterwards its root is the process's root. Whatever the image

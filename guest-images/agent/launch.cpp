@@ -28,6 +28,7 @@
 #include <utility>
 #include <vector>
 
+#include "guest-images/agent/file_task.h"
 #include "guest-images/agent/users.h"
 #include "src/base/text.h"
 
@@ -75,6 +76,7 @@ class Child {
   Result<void> become_user();
   Result<void> drop_capabilities() const;
   void execute();
+  [[noreturn]] void do_file_task();
   [[noreturn]] void reap_as_init(pid_t child);
   void say(const Failed& failure) const;
   const char* variable(std::string_view name) const;
@@ -102,6 +104,7 @@ void Child::say(const Failed& failure) const {
   ::sigemptyset(&none);
   for (int number = 1; number < NSIG; ++number) (void)::signal(number, SIG_DFL);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  if (start_.files) do_file_task();
 
   const auto prepared = [&]() -> Result<void> {
     TRY(enter());
@@ -151,6 +154,23 @@ Result<void> Child::enter() {
     return fail_errno("cannot enter the container");
   }
   return {};
+}
+
+// No descriptor of the agent's stays open in it: whose end a peer waits for would not end.
+[[noreturn]] void Child::do_file_task() {
+  ::setsid();
+  ::umask(0);  // modes are as they are asked for
+  const std::array<int, 3> descriptors = {streams_.input.get(), streams_.output.get(),
+                                          streams_.error.get()};
+  for (int target = 0; target < 3; ++target) {
+    (void)::dup2(descriptors[static_cast<std::size_t>(target)], target);  // the agent has 0 to 2
+  }
+  (void)::close_range(3, ~0u, 0);  // with the end of the report, it is started
+  const auto done = run_file_task(*start_.files, places_, STDIN_FILENO, STDOUT_FILENO);
+  if (done) ::_exit(0);
+  (void)write_all(STDERR_FILENO,
+                  std::as_bytes(std::span(done.error().message())));  // or nobody hears
+  ::_exit(1);
 }
 
 // Of a container that may have put a pipe, or a device, in place of the file.

@@ -24,9 +24,6 @@ namespace {
 
 using namespace protocol::agent;
 
-constexpr const char* kImage = "/run/image";        // what the container's root is made of
-constexpr const char* kWritable = "/run/writable";  // with upper and work
-
 Result<void> add_random(const protocol::Bytes& seed) {
   constexpr std::size_t kMaxSeed = 4096;
   if (seed.size() > kMaxSeed)
@@ -101,19 +98,21 @@ Result<void> mount_root(const MountRoot& request, const Places& places) {
   if (request.read_only) {
     return mount_device(request.image, request.image_type, places.root, MS_RDONLY, nullptr);
   }
-  TRY(mount_device(request.image, request.image_type, kImage, MS_RDONLY, nullptr));
+  TRY(mount_device(request.image, request.image_type, places.image, MS_RDONLY, nullptr));
   if (request.writable.empty()) {
-    TRY(mount_device("tmpfs", "tmpfs", kWritable, 0, "mode=755"));
+    TRY(mount_device("tmpfs", "tmpfs", places.writable, 0, "mode=755"));
   } else {
     // Without the thread that would write inode tables for a minute.
     const char* const data = request.writable_type == "ext4" ? "discard,noinit_itable" : nullptr;
-    TRY(mount_device(request.writable, request.writable_type, kWritable, MS_NOATIME, data));
+    TRY(mount_device(request.writable, request.writable_type, places.writable, MS_NOATIME, data));
   }
-  const std::string upper = std::string(kWritable) + "/upper",
-                    work = std::string(kWritable) + "/work";
+  const std::string upper = places.writable + "/upper", work = places.writable + "/work";
   TRY(make_directories(upper));
   TRY(make_directories(work));
-  const std::string layers = fmt::format("lowerdir={},upperdir={},workdir={}", kImage, upper, work);
+  // What is moved is copied, so that the upper directory says by itself what was changed.
+  const std::string layers =
+      fmt::format("lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off", places.image,
+                  upper, work);
   return mount_device("overlay", "overlay", places.root, 0, layers.c_str());
 }
 
@@ -131,8 +130,9 @@ Result<void> power_off(const PowerOff& request, const Places& places) {
   ::kill(-1, SIGKILL);
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {
   }
-  for (const char* path : {places.root.c_str(), kWritable})
-    (void)::umount2(path, 0);  // or not mounted
+  for (const auto& path : {places.root, places.writable}) {
+    (void)::umount2(path.c_str(), 0);  // or not mounted
+  }
   ::sync();
   ::reboot(request.reboot ? RB_AUTOBOOT : RB_POWER_OFF);
   return fail_errno("cannot end the machine");

@@ -159,6 +159,7 @@ Result<void> Server::start(Session& session, const Message& message) {
   auto request = TRY(decode<Start>(message));
   if (processes_.contains(*session.process)) return fail("the process was started before");
   TRY(make_room());
+  if (request.files) return start_file_task(session, std::move(request));
   Process* const first = first_process();
   const bool is_first = request.container.has_value();
   if (is_first && first != nullptr) return fail("the container is running already");
@@ -178,6 +179,35 @@ Result<void> Server::start(Session& session, const Message& message) {
   process->follow(session.channel.get());
   processes_.emplace(*session.process, std::move(process));
   return {};
+}
+
+// Outside of the container: its control group, its limits and its processes are not for it.
+Result<void> Server::start_file_task(Session& session, Start request) {
+  request.container.reset();
+  request.terminal.reset();
+  const auto id = *session.process;
+  auto process = std::make_unique<Process>(loop_, std::move(request));
+  Process& task = *process;
+  processes_.emplace(id, std::move(process));
+  const auto started = [&]() -> Result<void> {
+    if (task.freezes()) TRY(set_frozen());
+    return task.start(places_, nullptr, -1);
+  }();
+  if (!started) {
+    processes_.erase(id);
+    (void)set_frozen();  // the error is told
+    return started;
+  }
+  task.follow(session.channel.get());
+  return {};
+}
+
+Result<void> Server::set_frozen() {
+  const bool frozen = frozen_ || std::ranges::any_of(processes_, [](const auto& entry) {
+                        return entry.second->freezes();
+                      });
+  if (cgroup_) return cgroup_->freeze(frozen);
+  return frozen ? fail("freezing needs cgroup v2, which is not there") : Result<void>();
 }
 
 Result<void> Server::control(Session& session, const Message& message) {
@@ -225,8 +255,10 @@ Result<void> Server::machine(const Message& message) {
       return mount_share(TRY(decode<MountShare>(message)));
     case Freeze::kType: {
       const auto request = TRY(decode<Freeze>(message));
-      if (!cgroup_) return fail("freezing needs cgroup v2, which is not there");
-      return cgroup_->freeze(request.frozen);
+      const bool before = std::exchange(frozen_, request.frozen);
+      auto done = set_frozen();
+      if (!done) frozen_ = before;
+      return done;
     }
     case Sync::kType:
       ::sync();
@@ -254,7 +286,10 @@ void Server::reap() {
     const auto ended = std::ranges::find_if(processes_, [&](const auto& entry) {
       return entry.second->pid() == pid && !entry.second->is_over();
     });
-    if (ended != processes_.end()) ended->second->ended(status);
+    if (ended == processes_.end()) continue;
+    const bool froze = ended->second->freezes();
+    ended->second->ended(status);
+    if (froze) (void)set_frozen();  // fails as little as before
   }
 }
 

@@ -56,6 +56,8 @@ class Server {
   void answer_machine(MessageChannel& channel, const Message& message);
   Result<void> machine(const Message& message);
   Result<void> start(Session& session, const Message& message);
+  Result<void> start_file_task(Session& session, protocol::agent::Start request);
+  Result<void> set_frozen();
   Result<Process*> find(const ProcessId& id);
   Process* first_process();
   Result<void> make_room();
@@ -69,6 +71,7 @@ class Server {
   Greetings greetings_;
   Sessions sessions_;
   std::map<ProcessId, std::unique_ptr<Process>> processes_;
+  bool frozen_ = false;  // by the host; work with files freezes by itself
 };
 
 }  // namespace vmm::agent

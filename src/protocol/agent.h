@@ -171,11 +171,39 @@ struct Container {
   }
 };
 
+// Work of the agent itself with the files of the container, as its overlay has them: without /proc,
+// /dev and other mounts. In a process of its own; its streams are as of files.h.
+struct FileTask {
+  enum class Kind : std::uint8_t {
+    examine,  // says the entry of `path`, or nothing if there is no such file
+    pack,     // says `path` and what is below it, by `name`
+    unpack,   // writes its input into the directory `path`
+    layer,    // says what the container has changed, as a layer of an image
+    changes,  // says what the container has changed
+    last = changes
+  };
+  Kind kind = Kind::examine;
+  std::string path;         // within the container's root
+  std::string name;         // of pack: of its entry; empty: what is in the directory
+  bool follow = false;      // a link at the end of the path
+  bool keep_owner = false;  // of unpack: the entries' owners, not root
+  bool freeze = false;      // the container's processes stand still meanwhile
+  static void fields(auto& message, auto& archive) {
+    archive(1, message.kind);
+    archive(2, message.path);
+    archive(3, message.name);
+    archive(4, message.follow);
+    archive(5, message.keep_owner);
+    archive(6, message.freeze);
+  }
+};
+
 // What becomes of output while its connection is lost: it waits, and the process with it once a
 // pipe is full; or it is dropped. Before the first connection it waits.
 enum class LostOutput : std::uint8_t { waits, is_dropped, last = is_dropped };
 
-// Starts a process: the container's first (`container` is there), or another one beside it.
+// Starts a process: the container's first (`container` is there), another one beside it, or one of
+// the agent (`files` is there; of the rest only `input` and `lost_output` are asked).
 struct Start {
   static constexpr std::uint8_t kType = 1;
   std::vector<std::string> arguments;    // the first is the program, looked for in PATH
@@ -193,6 +221,7 @@ struct Start {
   std::uint32_t umask = 022;
   std::optional<std::uint32_t> oom_score;  // adjustment + 1000
   std::optional<Container> container;
+  std::optional<FileTask> files;
   static void fields(auto& message, auto& archive) {
     archive(1, message.arguments);
     archive(2, message.environment);
@@ -209,6 +238,7 @@ struct Start {
     archive(13, message.umask);
     archive(14, message.oom_score);
     archive(15, message.container);
+    archive(16, message.files);
   }
 };
 
