@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 
 from harness import test
@@ -22,7 +23,8 @@ class Engine:
         for name in ("kernel", "initramfs"):
             t.file(f"machine/{name}")
         self.environment = {**os.environ, "VMM_ROOT": t.path("store"), "VMM_MACHINE": machine, "VMM_MONITOR": FAKE,
-                            "FAKE_MACHINE": faults}
+                            "FAKE_MACHINE": faults,
+                            "FAKE_MACHINE_FILES": os.path.join(t.images.build, "guest-images/agent/file-task")}
         self("load", "-i", t.images.busybox)
 
     def start(self, *words, **how):
@@ -317,6 +319,184 @@ def version_and_disk_usage(t, vmm):
     rows = vmm("system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}} {{.Reclaimable}}").splitlines()
     t.equal(rows[0], "Images 1 1 0B (0%)")
     t.true(re.match(r"Containers 1 0 .*B \(100%\)$", rows[1]), rows[1])
+
+
+# ---- files
+
+def fake(vmm, name, path=""):
+    """Where the fake machine has the files of a container."""
+    return os.path.join(vmm.directory(name), "fake", path)
+
+
+def write(path, text="", mode=0o644):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, mode)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def tree_of(folder):
+    """All below a folder: PATH, and of files PATH=TEXT, of links PATH->TARGET."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = os.path.join(parent, name)
+            text = f"->{os.readlink(path)}" if os.path.islink(path) else f"={read(path)}" if os.path.isfile(path) else "/"
+            found.append(os.path.relpath(path, folder) + text)
+    return sorted(found)
+
+
+def copy_both_ways(t, vmm, name):
+    root = fake(vmm, name, "root")
+    write(f"{root}/etc/passwd", "root\n", 0o640)
+    write(f"{root}/srv/dir/deep/file", "deep")
+    os.symlink("/etc/passwd", f"{root}/srv/link")
+    os.symlink("/srv/dir", f"{root}/srv/dirlink")
+    os.symlink("../../../../../../../../etc", f"{root}/srv/up")
+    os.makedirs(t.path("here"))
+    here = t.path("here")
+    # Out: a file into a directory, as another name, over another file.
+    t.equal(vmm("cp", f"{name}:/etc/passwd", here), "")
+    t.equal(os.stat(f"{here}/passwd").st_mode & 0o7777, 0o640)
+    vmm("cp", f"{name}:etc/passwd", f"{here}/other")
+    vmm("cp", f"{name}:/srv/../etc/./passwd", f"{here}/other")
+    vmm("cp", f"{name}:/srv/up/passwd", f"{here}/up")
+    vmm("cp", f"{name}:/srv/link", f"{here}/link")
+    vmm("cp", "-L", f"{name}:/srv/link", f"{here}/followed")
+    t.equal(tree_of(here), ["followed=root\n", "link->/etc/passwd", "other=root\n", "passwd=root\n", "up=root\n"])
+    # Out: directories.
+    os.makedirs(t.path("dirs/there"))
+    dirs = t.path("dirs")
+    vmm("cp", f"{name}:/srv/dir", f"{dirs}/there")
+    vmm("cp", f"{name}:/srv/dir", f"{dirs}/new")
+    vmm("cp", f"{name}:/srv/dir/.", f"{dirs}/there")
+    vmm("cp", f"{name}:/srv/dirlink/", f"{dirs}/slash/")
+    vmm("cp", "-L", f"{name}:/srv/dirlink", f"{dirs}/followed")
+    t.equal(tree_of(dirs), ["followed/", "followed/deep/", "followed/deep/file=deep", "new/", "new/deep/", "new/deep/file=deep",
+                            "slash/", "slash/deep/", "slash/deep/file=deep", "there/", "there/deep/", "there/deep/file=deep",
+                            "there/dir/", "there/dir/deep/", "there/dir/deep/file=deep"])
+    # In: the same rules.
+    write(t.path("in/a/file"), "text", 0o4755)
+    write(t.path("in/one"), "one")
+    os.symlink("one", t.path("in/link"))
+    os.makedirs(f"{root}/in")
+    vmm("cp", t.path("in/one"), f"{name}:/in")
+    vmm("cp", t.path("in/one"), f"{name}:in/two")
+    vmm("cp", t.path("in/a"), f"{name}:/in/")
+    vmm("cp", t.path("in/a"), f"{name}:/in/new")
+    vmm("cp", t.path("in/a/."), f"{name}:/in/new2")
+    vmm("cp", t.path("in/link"), f"{name}:/in/link")
+    vmm("cp", "-L", t.path("in/link"), f"{name}:/in/followed")
+    vmm("cp", t.path("in/one"), f"{name}:/srv/link")
+    t.equal(tree_of(f"{root}/in"), ["a/", "a/file=text", "followed=one", "link->one", "new/", "new/file=text", "new2/",
+                                    "new2/file=text", "one=one", "two=one"])
+    t.equal(read(f"{root}/etc/passwd"), "one", "where the link leads")
+    t.true(os.path.islink(f"{root}/srv/link"), "which stays")
+    t.equal(os.stat(f"{root}/in/a/file").st_mode & 0o7777, 0o4755)
+    # What is not possible.
+    for words, text in ((("web:/none", here), f"Could not find the file /none in container {name}"),
+                        (("web:/srv/dir", f"{here}/other"), "cannot copy directory"),
+                        (("web:/etc/passwd", f"{here}/no/"), "no such directory"),
+                        (("web:/etc/passwd", f"{here}/no/x"), f"cannot copy to '{here}/no': No such file or directory"),
+                        ((t.path("in/one"), "web:/no/x"), f"Could not find the file /no in container {name}"),
+                        ((t.path("in/one"), "web:/no/"), "no such directory"),
+                        ((t.path("in/a"), "web:/in/one"), "cannot copy directory"),
+                        ((t.path("in/one"), "web:/in/one/x"), "extraction point is not a directory"),
+                        ((t.path("in/none"), "web:/"), f"lstat {t.path('in/none')}: No such file or directory"),
+                        (("-", "web:/in/one"), 'destination "web:/in/one" must be a directory')):
+        words = [word.replace("web:", f"{name}:") for word in words]
+        vmm.refused(1, text.replace("web:", f"{name}:"), "cp", *words)
+
+
+@with_engine
+def copies_of_a_running_container(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    copy_both_ways(t, vmm, "web")
+    vmm("pause", "web")
+    vmm("cp", "web:/in/one", t.path("paused"))
+    vmm.refused(1, "copying between containers is not supported", "cp", "web:/a", "web:/b")
+    vmm.refused(1, "must specify at least one container source", "cp", "a", "./web:b")
+    vmm.refused(1, "No such container: none", "cp", "none:/a", "b")
+    vmm.refused(1, "source can not be empty", "cp", "", "web:/a")
+    vmm("run", "-d", "--name", "ro", "--read-only", "busybox", "sleep", "1000")
+    vmm.refused(1, "container rootfs is marked read-only", "cp", t.path("paused"), "ro:/")
+    vmm("cp", "ro:/.", t.path("empty"))
+
+
+@with_engine
+def copies_of_a_stopped_container(t, vmm):
+    vmm("create", "--name", "web", "busybox", "sleep", "1000")
+    copy_both_ways(t, vmm, "web")
+    t.equal(vmm.state("web"), "created 0")
+    t.equal(machines_of(t), [], "its machine has ended")
+    vmm("start", "web")
+    t.equal(vmm("exec", "web", "echo", "runs"), "runs\n")
+
+
+@with_engine
+def copies_as_archives(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    root = fake(vmm, "web", "root")
+    write(f"{root}/srv/dir/file", "text")
+    os.link(f"{root}/srv/dir/file", f"{root}/srv/dir/second")
+    os.truncate(f"{root}/srv/dir/file", 3 << 20)
+    archive = t.path("archive.tar")
+    for source, names in (("/srv/dir", ["dir/", "dir/file", "dir/second"]), ("/srv/dir/.", ["./", "./file", "./second"]),
+                          ("/srv/dir/file", ["file"])):
+        with open(archive, "wb") as file:
+            t.equal(vmm.start("cp", f"web:{source}", "-", stdout=file).wait(30 * t.patience), 0)
+        with tarfile.open(archive) as tar:
+            t.equal([one.name + ("/" if one.isdir() else "") for one in tar], names)
+            t.equal(tar.extractfile(tar.getmembers()[-1]).read(), b"text" + bytes((3 << 20) - 4))
+    # In, as anybody's tar makes it.
+    write(t.path("tree/own"), "own")
+    os.chown(t.path("tree/own"), 1234, 5678)
+    os.symlink("own", t.path("tree/link"))
+    os.link(t.path("tree/own"), t.path("tree/again"))
+    for compression in ("--no-auto-compress", "--gzip"):
+        made = subprocess.run(["tar", "-c", compression, "-C", t.path("tree"), "."], stdout=subprocess.PIPE, check=True).stdout
+        with open(archive, "wb") as file:
+            file.write(made)
+        with open(archive, "rb") as file:
+            process = vmm.start("cp", "-", "web:/srv", stdin=file)
+            t.equal((*process.communicate(timeout=30 * t.patience), process.returncode), ("", "", 0))
+        t.equal(read(f"{root}/srv/again"), "own")
+        t.equal(os.stat(f"{root}/srv/again").st_uid, 1234)
+        t.equal(os.readlink(f"{root}/srv/link"), "own")
+        os.unlink(f"{root}/srv/own")
+    code, _, errors = vmm.result("cp", "-", "web:/srv", input="not an archive" * 100)
+    t.equal(code, 1)
+    t.contains(errors, "Unrecognized archive format")
+
+
+def refuses_files_of(t, fault, text):
+    vmm = Engine(t, fault)
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    write(fake(vmm, "web", "root/file"), "text")
+    os.makedirs(t.path("around/to"))
+    vmm.refused(1, text, "cp", "web:/file", t.path("around/to"))
+    t.equal(tree_of(t.path("around")), ["to/"])
+    vmm.end()
+
+
+@test
+def files_that_were_not_asked_for(t):
+    refuses_files_of(t, "lies", "leads out of its directory")
+
+
+@test
+def files_that_break_off(t):
+    refuses_files_of(t, "breaks-off", "broke off")
+
+
+@test
+def a_machine_that_dies_with_its_files(t):
+    refuses_files_of(t, "dies-with-files", "the container's machine ended")
 
 
 # ---- faults

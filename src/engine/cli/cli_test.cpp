@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "src/engine/cli/command_table.h"
+#include "src/engine/cli/copy_rules.h"
 #include "src/engine/cli/go_template.h"
 #include "src/engine/cli/rows.h"
 #include "src/engine/cli/units.h"
@@ -152,6 +153,52 @@ TEST(Words, AreRefusedAsDockerDoes) {
   EXPECT_EQ(error_of({"--format"}), "flag needs an argument: --format");
   EXPECT_EQ(error_of({"-f"}), "flag needs an argument: 'f' in -f");
   EXPECT_NE(error_of({"--all=perhaps"}), "");
+}
+
+TEST(CopyRules, NamesOfTheCommandLine) {
+  const auto parsed = [](const std::string& word) {
+    const auto name = parse_copy_name(word);
+    return name.container + "|" + name.path;
+  };
+  EXPECT_EQ(parsed("web:/etc"), "web|/etc");
+  EXPECT_EQ(parsed("web:a:b"), "web|a:b");
+  EXPECT_EQ(parsed("file"), "|file");
+  EXPECT_EQ(parsed("./web:etc"), "|./web:etc");
+  EXPECT_EQ(parsed("/a:b"), "|/a:b");
+  EXPECT_EQ(parsed("-"), "|-");
+  EXPECT_EQ(parsed("web:"), "web|");
+}
+
+TEST(CopyRules, Paths) {
+  const auto described = [](const std::string& text) {
+    const auto path = CopyPath::clean(text, "/base");
+    return path.path + " " + path.parent() + " " + path.name();
+  };
+  EXPECT_EQ(described("/srv/./a/../b"), "/srv/b /srv b");
+  EXPECT_EQ(described("b"), "/base/b /base b");
+  EXPECT_EQ(described("b/"), "/base/b/ /base b");
+  EXPECT_EQ(described("b/."), "/base/b/. /base/b .");
+  EXPECT_EQ(described("."), "/base/. /base .");
+  EXPECT_EQ(described(".."), "/ / .");
+  EXPECT_EQ(described("../../../x"), "/x / x");
+  EXPECT_EQ(described("/"), "/ / .");
+  EXPECT_EQ(described("/."), "/. / .");
+}
+
+TEST(CopyRules, Targets) {
+  const auto target = [](const std::string& name, bool is_directory, const std::string& to,
+                         Existing existing) {
+    const auto found = copy_target(name, is_directory, CopyPath::clean(to, "/"), existing);
+    return found ? found->directory + " " + found->name : found.error().message();
+  };
+  EXPECT_EQ(target("a", false, "/to", Existing::directory), "/to a");
+  EXPECT_EQ(target("a", true, "/to", Existing::directory), "/to a");
+  EXPECT_EQ(target("a", false, "/to/b", Existing::other), "/to b");
+  EXPECT_EQ(target("a", true, "/to/b", Existing::other), "cannot copy directory");
+  EXPECT_EQ(target("a", true, "/to/b/", Existing::nothing), "/to b");
+  EXPECT_EQ(target(".", true, "/to/b", Existing::nothing), "/to b");
+  EXPECT_EQ(target("a", false, "/to/b", Existing::nothing), "/to b");
+  EXPECT_EQ(target("a", false, "/to/b/", Existing::nothing), "no such directory");
 }
 
 }  // namespace

@@ -81,6 +81,8 @@ inline constexpr std::array kCommands = {
             kAttachOptions},
     Command{"container prune", "", "[OPTIONS]", "Remove all stopped containers", 0, 0,
             kContainerPruneOptions},
+    Command{"cp", "container cp", "[OPTIONS] [CONTAINER:]SRC_PATH|- [CONTAINER:]DEST_PATH|-",
+            "Copy files/folders between a container and the local filesystem", 2, 2, kCopyOptions},
     Command{"create", "container create", "[OPTIONS] IMAGE [COMMAND] [ARG...]",
             "Create a new container", 1, kAnyNumber, kCreateOptions, true},
     Command{"exec", "container exec", "[OPTIONS] CONTAINER COMMAND [ARG...]",

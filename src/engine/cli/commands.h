@@ -14,6 +14,7 @@ namespace vmm::engine::cli {
 
 Result<int> attach(const Words& words);
 Result<int> container_prune(const Words& words);
+Result<int> copy(const Words& words);
 Result<int> create(const Words& words);
 Result<int> exec(const Words& words);
 Result<int> history(const Words& words);

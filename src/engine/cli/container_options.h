@@ -12,6 +12,11 @@ inline constexpr std::array kAttachOptions = {
     Option{0, "no-stdin", "", "Do not attach STDIN"},
     Option{0, "sig-proxy", "", "Proxy all received signals to the process (default true)"},
 };
+inline constexpr std::array kCopyOptions = {
+    Option{'a', "archive", "", "Archive mode (copy all uid/gid information)"},
+    Option{'L', "follow-link", "", "Always follow symbol link in SRC_PATH"},
+    Option{'q', "quiet", "", "Suppress progress output during copy"},
+};
 inline constexpr std::array kExecOptions = {
     Option{'d', "detach", "", "Detached mode: run command in the background"},
     Option{0, "detach-keys", "string", "Override the key sequence for detaching a container"},

@@ -30,6 +30,7 @@ struct Runner {
 constexpr std::array kRunners = {
     Runner{"attach", &attach},
     Runner{"container prune", &container_prune},
+    Runner{"cp", &copy},
     Runner{"create", &create},
     Runner{"exec", &exec},
     Runner{"history", &history},

@@ -10,6 +10,7 @@
 #include <chrono>
 
 #include "src/base/new_file.h"
+#include "src/engine/runtime/container_machine.h"
 #include "src/engine/runtime/guest_request.h"
 #include "src/engine/runtime/ports.h"
 #include "src/engine/runtime/supervisor.h"
@@ -59,7 +60,7 @@ Result<void> Supervised::prepare() {
     if (!found) return fail("No such container: {}", id_);
     container_ = std::move(*found);
     lock_ = std::move(lock);  // from here on its end is ours to write
-    TRY(make_disks(store));
+    TRY(make_disks(store, container_));
   }
   const auto files = TRY(find_machine_files(container_.spec.kernel));
   if (container_.spec.network != "none") TRY(check_host_ports(container_.spec.ports));
@@ -90,22 +91,6 @@ void Supervised::make_process() {
           [this](wire::Stream stream, std::string_view bytes) { process_output(stream, bytes); },
           [this] { balance(); }, [this](const agent::Exited& exited) { process_exited(exited); },
           [this] { process_lost(); }});
-}
-
-Result<void> Supervised::make_disks(Store& store) {
-  const auto image = TRY(Catalog(store).by_id(container_.image));
-  if (!image) return fail("No such image: {}", container_.image.text());
-  const auto text = TRY(disk_descriptor(store.content(), *image));
-  const auto file = TRY(open_file(directory_ + "/image.vmdk", O_WRONLY | O_CREAT | O_TRUNC));
-  TRY(write_all(file.get(), std::as_bytes(std::span(text))));
-  const auto writable = directory_ + "/writable.img";
-  if (::access(writable.c_str(), F_OK) == 0) return {};
-  const auto partial = writable + ".partial";  // of this container, whose lock is ours
-  TRY(make_writable_layer(root_, partial));
-  if (::rename(partial.c_str(), writable.c_str()) < 0) {
-    return fail_errno("cannot make '{}'", writable);
-  }
-  return {};
 }
 
 Result<void> Supervised::listen() {

@@ -33,7 +33,6 @@ class Supervised {
   };
 
   Result<void> prepare();
-  Result<void> make_disks(Store& store);
   Result<void> listen();
   void make_process();
   void look_for_agent();

@@ -1,0 +1,50 @@
+// ContainerMachine: a machine whose agent works with the files of a container. Of one that runs,
+// its own; of a stopped one, one that starts here without any process of the container, and holds
+// the container's lock.
+//
+//   auto machine = TRY(ContainerMachine::open(root, "web"));
+//   ... file_task.h, by machine.directory() ...
+//   TRY(machine->finish());   // what was written is on the disk; without it, a started one is
+//   killed
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "src/engine/runtime/container.h"
+#include "src/engine/runtime/monitor.h"
+
+namespace vmm::engine {
+
+class ContainerMachine {
+ public:
+  // Error: no such container; another command holds it; its machine does not start.
+  static Result<std::unique_ptr<ContainerMachine>> open(const std::string& root,
+                                                        const std::string& name);
+  ~ContainerMachine();
+
+  const Container& container() const { return container_; }
+  const std::string& directory() const { return directory_; }
+  Result<void> finish();
+
+ private:
+  ContainerMachine() = default;
+  Result<bool> take(const std::string& root, const std::string& name);
+  Result<void> start(const std::string& root);
+  Result<void> wait_for_agent();
+  bool has_ended(int milliseconds) const;
+  std::string said() const;
+  void reap();
+
+  Container container_;
+  std::string directory_;
+  std::optional<ContainerLock> lock_;  // of a stopped container
+  Monitor monitor_;
+};
+
+// The list of files that its image is, and its writable layer, in the directory of a container
+// whose lock the caller holds.
+Result<void> make_disks(Store& store, const Container& container);
+
+}  // namespace vmm::engine

@@ -1,0 +1,135 @@
+#include "src/engine/runtime/file_task.h"
+
+#include <signal.h>
+
+#include "src/engine/runtime/agent_process.h"
+
+namespace vmm::engine {
+namespace {
+
+namespace agent = protocol::agent;
+using protocol::files::End;
+using protocol::files::Entry;
+
+constexpr std::size_t kMostPending = 1u << 20;
+constexpr std::size_t kMostSaid = 4096;
+
+class Task {
+ public:
+  Task(EventLoop& loop, const std::string& directory, TakeFile take)
+      : loop_(loop),
+        take_(std::move(take)),
+        process_(
+            loop, directory,
+            {[this] {
+               started_ = true;
+               loop_.stop();
+             },
+             [this](const agent::Failed& failed) { end(fail("{}", failed.text)); },
+             [this](wire::Stream stream, std::string_view bytes) { hear(stream, bytes); },
+             [this] { loop_.stop(); }, [this](const agent::Exited& exited) { exited_with(exited); },
+             [this] { end(fail("the container's machine ended")); }}) {}
+
+  Result<void> start(const agent::FileTask& task) {
+    agent::Start request;
+    request.files = task;
+    request.input = task.kind == agent::FileTask::Kind::unpack;
+    request.lost_output = agent::LostOutput::is_dropped;
+    process_.start(std::move(request));
+    while (!started_ && !over_) loop_.run();
+    return {};
+  }
+  Result<void> send(const std::string& message) {
+    process_.write_input(message);
+    while (process_.input_pending() > kMostPending && !over_) loop_.run();
+    return over_ ? finish() : Result<void>();
+  }
+  Result<void> finish() {
+    process_.end_input();
+    while (!over_) loop_.run();
+    if (error_) return std::unexpected(*error_);
+    if (take_ && !has_end_) return fail("the machine's stream of files broke off");
+    return {};
+  }
+  // Nobody wants it any more.
+  void give_up() {
+    if (!over_) process_.signal(SIGKILL);
+  }
+
+ private:
+  void end(const Result<void>& result) {
+    if (!result && !error_) error_ = result.error();
+    over_ = true;
+    loop_.stop();
+  }
+  void hear(wire::Stream stream, std::string_view bytes) {
+    if (over_) return;
+    if (stream == wire::Stream::error) {
+      said_ += bytes.substr(0, kMostSaid - said_.size());
+      return;
+    }
+    reader_.append(bytes);
+    const auto taken = [this]() -> Result<void> {
+      while (const auto message = TRY(reader_.next())) {
+        if (has_end_) return fail("the machine's stream of files goes on after its end");
+        has_end_ = message->type == End::kType;
+        if (!has_end_ && take_) TRY(take_(*message));
+      }
+      return {};
+    }();
+    if (taken) return;
+    give_up();
+    end(taken);
+  }
+  void exited_with(const agent::Exited& exited) {
+    if (exited.code == 0 && exited.signal == 0) return end({});
+    for (char& one : said_) one = static_cast<unsigned char>(one) < ' ' ? '?' : one;
+    end(fail("{}", said_.empty() ? "the machine's agent failed with the files" : said_));
+  }
+
+  EventLoop& loop_;
+  const TakeFile take_;
+  bool started_ = false, over_ = false, has_end_ = false;
+  std::optional<Error> error_;
+  std::string said_;
+  agent::MessageReader reader_;
+  AgentProcess process_;
+};
+
+}  // namespace
+
+Result<void> read_files(const std::string& directory, const agent::FileTask& request,
+                        const TakeFile& take) {
+  const auto loop = TRY(EventLoop::create());
+  Task task(*loop, directory, take);
+  TRY(task.start(request));
+  return task.finish();
+}
+
+Result<void> write_files(const std::string& directory, const agent::FileTask& request,
+                         const std::function<Result<void>(const files::Send&)>& produce) {
+  const auto loop = TRY(EventLoop::create());
+  Task task(*loop, directory, nullptr);
+  TRY(task.start(request));
+  const auto produced = produce([&task](const std::string& message) { return task.send(message); });
+  if (!produced) {
+    task.give_up();
+    return produced;
+  }
+  return task.finish();
+}
+
+Result<std::optional<Entry>> examine_file(const std::string& directory, const std::string& path,
+                                          bool follow) {
+  std::optional<Entry> found;
+  agent::FileTask task;
+  task.path = path;
+  task.follow = follow;
+  TRY(read_files(directory, task, [&found](const agent::Message& message) -> Result<void> {
+    found = TRY(agent::decode<Entry>(message));
+    return {};
+  }));
+  return found;
+}
+
+}  // namespace vmm::engine

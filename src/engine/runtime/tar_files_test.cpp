@@ -1,0 +1,121 @@
+// Streams of files as archives, and what a hostile machine may say.
+#include "src/engine/runtime/tar_files.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "src/base/unique_fd.h"
+
+namespace vmm::engine {
+namespace {
+
+using protocol::files::Entry;
+using protocol::files::Piece;
+
+UniqueFd memory_file() { return UniqueFd(::memfd_create("tar-test", MFD_CLOEXEC)); }
+
+template <typename T>
+protocol::agent::Message message(const T& one) {
+  return {T::kType, protocol::encode_fields(one)};
+}
+Entry file(const std::string& name, std::uint64_t size = 0) {
+  Entry entry;
+  entry.name = name;
+  entry.mode = S_IFREG | 0644;
+  entry.size = size;
+  return entry;
+}
+std::string error_of(TarOfFiles& tar, const protocol::agent::Message& one) {
+  const auto taken = tar.take(one);
+  return taken ? "" : taken.error().message();
+}
+
+TEST(TarOfFiles, ComesBackAsItWas) {
+  const auto fd = memory_file();
+  TarOfFiles tar(fd.get(), "");
+  ASSERT_TRUE(tar.open());
+  auto sparse = file("dir/sparse", 200'000);
+  sparse.uid = 1234;
+  sparse.mtime = 5;
+  sparse.mtime_ns = 7;
+  sparse.xattrs = {{"user.x", {std::byte{'v'}, std::byte{0}}}};
+  EXPECT_EQ(error_of(tar, message(sparse)), "");
+  EXPECT_EQ(error_of(tar, message(Piece{100'000, {std::byte{'x'}}})), "");
+  auto link = file("link");
+  link.hard_link = "dir/sparse";
+  EXPECT_EQ(error_of(tar, message(link)), "");
+  auto device = file("null");
+  device.mode = S_IFCHR | 0666;
+  device.major = 300;
+  device.minor = 70'000;
+  EXPECT_EQ(error_of(tar, message(device)), "");
+  ASSERT_TRUE(tar.finish());
+
+  ASSERT_EQ(::lseek(fd.get(), 0, SEEK_SET), 0);
+  FileSource source(fd.get());
+  std::vector<Entry> entries;
+  std::uint64_t bytes = 0;
+  bool ended = false;
+  ASSERT_TRUE(send_archive(source, [&](const std::string& encoded) -> Result<void> {
+    protocol::agent::MessageReader reader;
+    reader.append(encoded);
+    const auto found = TRY(reader.next());
+    if (!found) return fail("half a message");
+    const auto& one = *found;
+    if (one.type == Entry::kType) entries.push_back(TRY(protocol::agent::decode<Entry>(one)));
+    if (one.type == Piece::kType) {
+      bytes += TRY(protocol::agent::decode<Piece>(one)).bytes.size();
+    }
+    ended = one.type == protocol::files::End::kType;
+    return {};
+  }));
+  EXPECT_TRUE(ended);
+  ASSERT_EQ(entries.size(), 3u);
+  EXPECT_EQ(entries[0].name, "dir/sparse");
+  EXPECT_EQ(entries[0].uid, 1234u);
+  EXPECT_EQ(entries[0].mtime, 5u);
+  EXPECT_EQ(entries[0].mtime_ns, 7u);
+  EXPECT_EQ(entries[0].size, 200'000u);
+  EXPECT_EQ(bytes, 200'000u);
+  ASSERT_EQ(entries[0].xattrs.size(), 1u);
+  EXPECT_EQ(entries[0].xattrs[0].value.size(), 2u);
+  EXPECT_EQ(entries[1].hard_link, "dir/sparse");
+  EXPECT_EQ(entries[2].major, 300u);
+  EXPECT_EQ(entries[2].minor, 70'000u);
+}
+
+TEST(TarOfFiles, HasNoNamesThatLeadOut) {
+  const auto fd = memory_file();
+  TarOfFiles tar(fd.get(), "etc");
+  ASSERT_TRUE(tar.open());
+  EXPECT_EQ(error_of(tar, message(file("../x"))), "the name '../x' leads out of its directory");
+  EXPECT_EQ(error_of(tar, message(file("/x"))), "the name '/x' is absolute");
+  EXPECT_EQ(error_of(tar, message(file("etcetera"))),
+            "the machine says 'etcetera', which was not asked for");
+  EXPECT_EQ(error_of(tar, message(file("."))), "the machine says '.', which was not asked for");
+  auto link = file("etc/x");
+  link.hard_link = "etc/../../x";
+  EXPECT_EQ(error_of(tar, message(link)), "the name 'etc/../../x' leads out of its directory");
+  EXPECT_EQ(error_of(tar, message(file("etc/x"))), "");
+}
+
+// A file of holes costs the machine nothing.
+TEST(TarOfFiles, IsBounded) {
+  const auto fd = memory_file();
+  TarOfFiles tar(fd.get(), "", 1u << 20);
+  ASSERT_TRUE(tar.open());
+  EXPECT_EQ(error_of(tar, message(file("x", 1ull << 62))),
+            "its files take more than 1048576 bytes");
+  EXPECT_EQ(error_of(tar, message(file("x", 1u << 19))), "");
+  std::string error;
+  std::size_t entries = 0;
+  for (; error.empty() && entries < 10'000; ++entries) error = error_of(tar, message(file("y")));
+  EXPECT_EQ(error, "its files take more than 1048576 bytes");
+  EXPECT_LT(entries, 1000u);
+  EXPECT_EQ(error_of(tar, message(Piece{1, {std::byte{1}}})),
+            "the machine says data outside of 'y'");
+}
+
+}  // namespace
+}  // namespace vmm::engine
