@@ -1,10 +1,12 @@
 """Containers without guests: the program, its engine and the supervisors are real; machines are tests/support/fake_machine."""
+import json
 import os
 import pty
 import re
 import select
 import signal
 import socket
+import stat
 import subprocess
 import tarfile
 import time
@@ -472,6 +474,94 @@ def copies_as_archives(t, vmm):
     code, _, errors = vmm.result("cp", "-", "web:/srv", input="not an archive" * 100)
     t.equal(code, 1)
     t.contains(errors, "Unrecognized archive format")
+
+
+def change_files(vmm, name):
+    """What a container would have changed: a file, a directory, and what is gone."""
+    upper, image = fake(vmm, name, "writable/upper"), fake(vmm, name, "image")
+    write(f"{image}/etc/passwd", "old")
+    write(f"{image}/etc/group", "old")
+    write(f"{upper}/etc/passwd", "new")
+    write(f"{upper}/etc/hosts")
+    write(f"{upper}/srv/file", "text")
+    os.symlink("file", f"{upper}/srv/link")
+    os.mknod(f"{upper}/etc/group", 0o600 | stat.S_IFCHR, 0)
+
+
+@with_engine
+def changes_of_a_container(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    change_files(vmm, "web")
+    changes = "C /etc\nD /etc/group\nC /etc/passwd\nA /srv\nA /srv/file\nA /srv/link\n"
+    t.equal(vmm("diff", "web"), changes)
+    vmm("stop", "-t", "1", "web")
+    t.equal(vmm("container", "diff", "web"), changes)
+    t.equal(vmm.state("web"), "exited 143")
+    vmm.refused(1, "No such container: none", "diff", "none")
+
+
+@with_engine
+def exports_of_a_container(t, vmm):
+    vmm("create", "--name", "web", "busybox")
+    root = fake(vmm, "web", "root")
+    write(f"{root}/etc/passwd", "root")
+    os.symlink("etc", f"{root}/link")
+    path = t.path("export.tar")
+    t.equal(vmm("export", "-o", path, "web"), "")
+    with tarfile.open(path) as tar:
+        t.equal(tar.getnames(), ["etc", "etc/passwd", "link"])
+    with open(t.path("stream.tar"), "wb") as file:
+        t.equal(vmm.start("export", "web", stdout=file).wait(30 * t.patience), 0)
+    t.equal(os.path.getsize(t.path("stream.tar")), os.path.getsize(path))
+    vmm.refused(1, "No such container: none", "export", "-o", path, "none")
+    vmm.refused(1, "cannot open", "export", "-o", t.path("none/x.tar"), "web")
+    imported = vmm("import", path, "again").strip()
+    t.contains(vmm("image", "inspect", "-f", "{{.Id}}", "again"), imported)
+
+
+def committed(t, vmm, name, *words):
+    image = vmm("commit", *words).strip()
+    t.true(re.fullmatch("sha256:[0-9a-f]{64}", image), image)
+    folder = t.path(name)
+    os.makedirs(folder)
+    with open(f"{folder}.tar", "wb") as file:
+        t.equal(vmm.start("save", image, stdout=file).wait(30 * t.patience), 0)
+    with tarfile.open(f"{folder}.tar") as tar:
+        tar.extractall(folder, filter="data")
+    layer = json.loads(read(f"{folder}/manifest.json"))[0]["Layers"][-1]
+    with tarfile.open(f"{folder}/{layer}") as tar:
+        return image, tar.getnames()
+
+
+@with_engine
+def images_of_containers(t, vmm):
+    vmm("run", "-d", "--name", "web", "-e", "A=1", "-l", "kind=web", "-w", "/srv", "busybox", "sleep", "1000")
+    change_files(vmm, "web")
+    before = len(json.loads(vmm("image", "inspect", "busybox"))[0]["RootFS"]["Layers"])
+    image, names = committed(t, vmm, "one", "-m", "a word", "-a", "Ada", "-c", "CMD [\"echo\", \"a b\"]", "-c", "env B=2 C='3 4'",
+                             "-c", "LABEL x=y", "-c", "EXPOSE 80 90/udp", "--change", "USER nobody", "web", "mine:1")
+    t.equal(names, ["etc", "etc/.wh.group", "etc/passwd", "srv", "srv/file", "srv/link"])
+    found = json.loads(vmm("image", "inspect", "mine:1"))[0]
+    config = found["Config"]
+    t.equal((found["Id"], found["Author"], len(found["RootFS"]["Layers"])), (image, "Ada", before + 1))
+    t.equal((config["Cmd"], config["User"], config["WorkingDir"]), (["echo", "a b"], "nobody", "/srv"))
+    t.equal(config["Env"][-3:], ["A=1", "B=2", "C=3 4"])
+    t.equal((config["Labels"], config["ExposedPorts"]), ({"kind": "web", "x": "y"}, {"80/tcp": {}, "90/udp": {}}))
+    t.contains(vmm("history", "--no-trunc", "mine:1").splitlines()[1], "a word")
+    t.equal(read(os.path.join(vmm.directory("web"), "frozen")), "frozen\n", "paused meanwhile")
+    t.equal(vmm("run", "--rm", "mine:1"), "a b\n")
+    committed(t, vmm, "two", "-p=false", "web")
+    vmm("pause", "web")
+    committed(t, vmm, "three", "web")
+    vmm("unpause", "web")
+    t.equal(read(os.path.join(vmm.directory("web"), "frozen")), "frozen\n", "not again")
+    vmm("stop", "-t", "1", "web")
+    t.equal(committed(t, vmm, "four", "web")[1], names)
+    for change, text in (("RUN true", "RUN is not a valid change command"), ("CMD", "CMD requires at least one argument"),
+                         ("ENV x", "'x' has no value"), ("ENV x='1", "a quote is missing")):
+        vmm.refused(1, text, "commit", "-c", change, "web")
+    vmm.refused(1, "invalid reference format", "commit", "web", "Upper Case")
+    vmm.refused(1, "No such container: none", "commit", "none")
 
 
 def refuses_files_of(t, fault, text):

@@ -2,6 +2,7 @@
 import os
 import socket
 import subprocess
+import tarfile
 
 from harness import host, test
 
@@ -76,6 +77,29 @@ def run_and_its_exit_codes(t):
         vmm.end()
 
 
+def files_of(t, vmm):
+    """cp, diff, export and commit of a container that runs."""
+    with open(t.path("note"), "w") as file:
+        file.write("a note\n")
+    script = "mkdir -p /srv/d && mknod /srv/d/p p && ln -s /etc /srv/d/l && echo x >/srv/d/f && rm /bin/vi && chown 7:8 /srv/d/f"
+    vmm("exec", "web", "sh", "-c", script)
+    vmm("cp", t.path("note"), "web:/srv/d/l/note")
+    t.equal(vmm("exec", "web", "sh", "-c", "cat /etc/note; stat -c '%u:%g %a' /etc/note"), "a note\n0:0 %o\n"
+            % (os.stat(t.path("note")).st_mode & 0o777))
+    vmm("cp", "web:/srv/d", t.path("copied"))
+    t.equal(sorted(os.listdir(t.path("copied"))), ["f", "l", "p"])
+    t.equal(os.readlink(t.path("copied/l")), "/etc")
+    t.equal(vmm("diff", "web").splitlines(), ["C /bin", "D /bin/vi", "C /etc", "A /etc/note", "C /srv", "A /srv/d", "A /srv/d/f",
+                                              "A /srv/d/l", "A /srv/d/p"])
+    vmm("export", "-o", t.path("export.tar"), "web")
+    with tarfile.open(t.path("export.tar")) as tar:
+        t.equal((tar.getmember("srv/d/f").uid, tar.getmember("srv/d/f").gid), (7, 8))
+        t.true("bin/vi" not in tar.getnames() and "bin/busybox" in tar.getnames(), "all but what was removed")
+    vmm("commit", "-c", 'CMD ["cat", "/etc/note"]', "web", "noted")
+    t.equal(vmm("run", "--rm", *SMALL, "noted"), "a note\n")
+    vmm("run", "--rm", *SMALL, "noted", "vi", code=127, error="executable file not found")
+
+
 @test(only="x86_64")
 def in_the_background(t):
     vmm = Engine(t)
@@ -87,10 +111,14 @@ def in_the_background(t):
         t.equal(vmm("exec", "-i", "-e", "A=b", "-w", "/tmp", "-u", "nobody", "web", "sh", "-c", "cat; pwd; echo $A; id -u",
                     input="in\n"), "in\n/tmp\nb\n65534\n")
         vmm("exec", "web", "sh", "-c", "exit 3", code=3)
+        files_of(t, vmm)
         t.equal(vmm("exec", "web", "ip", "-4", "addr", "show", "eth0").split("inet ")[1].split()[0], "10.0.2.15/24")
         t.equal(vmm("stop", "-t", "1", "web"), "web\n")     # PID 1 without a handler: SIGKILL after a second
         t.equal(vmm("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "web"), "exited 137\n")
+        # Of a stopped one, whose machine boots without it.
+        vmm("cp", t.path("note"), "web:/srv/stopped")
         t.equal(vmm("start", "web"), "web\n")
+        t.equal(vmm("exec", "web", "cat", "/srv/stopped"), "a note\n")
         t.equal(vmm("rm", "-f", "web"), "web\n")
         t.equal(vmm("ps", "-aq"), "")
     finally:

@@ -3,6 +3,7 @@
 #include "src/engine/cli/command_table.h"
 #include "src/engine/cli/copy_rules.h"
 #include "src/engine/cli/go_template.h"
+#include "src/engine/cli/image_change.h"
 #include "src/engine/cli/rows.h"
 #include "src/engine/cli/units.h"
 #include "src/engine/cli/words.h"
@@ -141,6 +142,9 @@ TEST(Words, AreTakenAsDockerDoes) {
   EXPECT_EQ(words->names(), (std::vector<std::string>{"x", "-", "-z"}));
   const std::vector<std::string> off = {"--all", "--all=false"};
   EXPECT_FALSE(Words::parse(kCommand, off)->has("all"));
+  const std::vector<std::string> short_off = {"-qa=false"};
+  const auto some = Words::parse(kCommand, short_off);
+  EXPECT_TRUE(some && some->has("quiet") && !some->has("all"));
 }
 
 TEST(Words, AreRefusedAsDockerDoes) {
@@ -153,6 +157,30 @@ TEST(Words, AreRefusedAsDockerDoes) {
   EXPECT_EQ(error_of({"--format"}), "flag needs an argument: --format");
   EXPECT_EQ(error_of({"-f"}), "flag needs an argument: 'f' in -f");
   EXPECT_NE(error_of({"--all=perhaps"}), "");
+}
+
+TEST(ImageChange, SetsTheConfiguration) {
+  nlohmann::json config = {{"Env", {"A=1", "PATH=/bin"}}, {"WorkingDir", "/srv"}};
+  for (const char* change :
+       {"cmd echo a  b", "ENTRYPOINT [\"/run\", \"it\"]", "ENV A=2 B=\"x y\" C=\\$z",
+        "ENV D all of it", "LABEL a=b 'c d'=e", "EXPOSE 80 53/udp", "VOLUME [\"/data\"]",
+        "USER 1:2", "WORKDIR deep", "WORKDIR er", "STOPSIGNAL INT", "ONBUILD RUN x"}) {
+    const auto applied = apply_change(config, change);
+    EXPECT_TRUE(applied) << applied.error().message();
+  }
+  EXPECT_EQ(config.dump(),
+            R"({"Cmd":["/bin/sh","-c","echo a  b"],"Entrypoint":["/run","it"],)"
+            R"("Env":["A=2","PATH=/bin","B=x y","C=$z","D=all of it"],)"
+            R"("ExposedPorts":{"53/udp":{},"80/tcp":{}},"Labels":{"a":"b","c d":"e"},)"
+            R"("OnBuild":["RUN x"],"StopSignal":"INT","User":"1:2","Volumes":{"/data":{}},)"
+            R"("WorkingDir":"/srv/deep/er"})");
+  const auto error_of = [&config](const std::string& change) {
+    const auto applied = apply_change(config, change);
+    return applied ? "" : applied.error().message();
+  };
+  EXPECT_EQ(error_of("FROM x"), "FROM is not a valid change command");
+  EXPECT_EQ(error_of(""), "'' is not a valid change command");
+  EXPECT_EQ(error_of("ENV =x"), "'=x' is not of the form name=value");
 }
 
 TEST(CopyRules, NamesOfTheCommandLine) {

@@ -13,10 +13,13 @@
 namespace vmm::engine::cli {
 
 Result<int> attach(const Words& words);
+Result<int> commit(const Words& words);
 Result<int> container_prune(const Words& words);
 Result<int> copy(const Words& words);
 Result<int> create(const Words& words);
+Result<int> diff(const Words& words);
 Result<int> exec(const Words& words);
+Result<int> export_container(const Words& words);
 Result<int> history(const Words& words);
 Result<int> image_inspect(const Words& words);
 Result<int> image_prune(const Words& words);

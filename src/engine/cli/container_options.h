@@ -12,6 +12,12 @@ inline constexpr std::array kAttachOptions = {
     Option{0, "no-stdin", "", "Do not attach STDIN"},
     Option{0, "sig-proxy", "", "Proxy all received signals to the process (default true)"},
 };
+inline constexpr std::array kCommitOptions = {
+    Option{'a', "author", "string", "Author (e.g., \"Ada Lovelace <ada@example.com>\")"},
+    Option{'c', "change", "list", "Apply Dockerfile instruction to the created image"},
+    Option{'m', "message", "string", "Commit message"},
+    Option{'p', "pause", "", "Pause container during commit (default true)"},
+};
 inline constexpr std::array kCopyOptions = {
     Option{'a', "archive", "", "Archive mode (copy all uid/gid information)"},
     Option{'L', "follow-link", "", "Always follow symbol link in SRC_PATH"},
@@ -27,6 +33,9 @@ inline constexpr std::array kExecOptions = {
     Option{'t', "tty", "", "Allocate a pseudo-TTY"},
     Option{'u', "user", "string", "Username or UID (format: \"<name|uid>[:<group|gid>]\")"},
     Option{'w', "workdir", "string", "Working directory inside the container"},
+};
+inline constexpr std::array kExportOptions = {
+    Option{'o', "output", "string", "Write to a file, instead of STDOUT"},
 };
 inline constexpr std::array kKillOptions = {
     Option{'s', "signal", "string", "Signal to send to the container"},
@@ -57,6 +66,12 @@ inline constexpr std::array kPsOptions = {
 inline constexpr std::array kContainerPruneOptions = {
     Option{0, "filter", "filter", "Provide filter values (e.g. \"until=24h\")"},
     Option{'f', "force", "", "Do not prompt for confirmation"},
+};
+inline constexpr std::array kSystemPruneOptions = {
+    Option{'a', "all", "", "Remove all unused images not just dangling ones"},
+    Option{0, "filter", "filter", "Provide filter values (e.g. \"label=<key>=<value>\")"},
+    Option{'f', "force", "", "Do not prompt for confirmation"},
+    Option{0, "volumes", "", ""},
 };
 inline constexpr std::array kRestartOptions = {
     Option{'s', "signal", "string", "Signal to send to the container"},

@@ -29,10 +29,13 @@ struct Runner {
 };
 constexpr std::array kRunners = {
     Runner{"attach", &attach},
+    Runner{"commit", &commit},
     Runner{"container prune", &container_prune},
     Runner{"cp", &copy},
     Runner{"create", &create},
+    Runner{"diff", &diff},
     Runner{"exec", &exec},
+    Runner{"export", &export_container},
     Runner{"history", &history},
     Runner{"image inspect", &image_inspect},
     Runner{"image prune", &image_prune},

@@ -85,7 +85,9 @@ Result<Words> Words::parse(const Command& command, std::span<const std::string> 
         return fail("unknown shorthand flag: '{}' in {}", word[at], word);
       }
       if (option->kind == OptionKind::flag) {
-        TRY(set(*option, "true"));
+        const bool has_value = at + 1 < word.size() && word[at + 1] == '=';
+        TRY(set(*option, has_value ? std::string(word.substr(at + 2)) : "true"));
+        if (has_value) break;
         continue;
       }
       auto value = word.substr(at + 1);

@@ -73,11 +73,11 @@ Result<void> TarOfFiles::add(const Entry& entry) {
   const auto link = entry.hard_link.empty() ? std::string() : TRY(check(entry.hard_link));
   const bool has_data = S_ISREG(entry.mode) && link.empty();
   inode.size = has_data ? entry.size : 0;
-  size_ = inode.size;
-  written_ = 0;
   if (inode.size > limit_ - total_ || kEntryBytes > limit_ - total_ - inode.size) {
     return fail("its files take more than {} bytes", limit_);
   }
+  size_ = inode.size;
+  written_ = 0;
   total_ += inode.size + kEntryBytes;
   return tar_.add(inode, {name_, link});
 }

@@ -1,0 +1,158 @@
+#include "src/engine/cli/image_change.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "src/base/json.h"
+
+namespace vmm::engine::cli {
+namespace {
+
+using nlohmann::json;
+
+std::string upper(std::string text) {
+  std::ranges::transform(text, text.begin(), [](unsigned char one) {
+    return one >= 'a' && one <= 'z' ? static_cast<char>(one - 'a' + 'A') : static_cast<char>(one);
+  });
+  return text;
+}
+
+std::string trimmed(const std::string& text) {
+  const auto first = text.find_first_not_of(" \t"), last = text.find_last_not_of(" \t");
+  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
+}
+
+// Words between blanks, with quotes and backslashes as a Dockerfile has them.
+Result<std::vector<std::string>> split_quoted(const std::string& text) {
+  std::vector<std::string> words;
+  std::string word;
+  bool in_word = false;
+  char quote = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char one = text[i];
+    if (one == '\\' && quote != '\'' && i + 1 < text.size()) {
+      word += text[++i];
+      in_word = true;
+    } else if (quote != 0 ? one == quote : one == '"' || one == '\'') {
+      quote = quote != 0 ? '\0' : one;
+      in_word = true;
+    } else if (quote == 0 && (one == ' ' || one == '\t')) {
+      if (in_word) words.push_back(std::exchange(word, {}));
+      in_word = false;
+    } else {
+      word += one;
+      in_word = true;
+    }
+  }
+  if (quote != 0) return fail("a quote is missing in '{}'", text);
+  if (in_word) words.push_back(word);
+  return words;
+}
+
+// A list of texts in JSON, or nothing if the text is none.
+std::optional<std::vector<std::string>> as_list(const std::string& text) {
+  if (!text.starts_with('[')) return std::nullopt;
+  const auto parsed = parse_json(text);
+  if (!parsed || !parsed->is_array()) return std::nullopt;
+  std::vector<std::string> list;
+  for (const auto& one : *parsed) {
+    if (!one.is_string()) return std::nullopt;
+    list.push_back(one.get<std::string>());
+  }
+  return list;
+}
+
+std::vector<std::string> command_of(const std::string& text) {
+  if (auto list = as_list(text)) return std::move(*list);
+  return {"/bin/sh", "-c", text};
+}
+
+// NAME=VALUE ..., or NAME VALUE with all that follows.
+Result<std::vector<std::pair<std::string, std::string>>> pairs_of(const std::string& text) {
+  const auto words = TRY(split_quoted(text));
+  std::vector<std::pair<std::string, std::string>> pairs;
+  if (!words.empty() && !words[0].contains('=')) {
+    const auto blank = text.find_first_of(" \t");
+    if (blank == std::string::npos) return fail("'{}' has no value", text);
+    pairs.emplace_back(text.substr(0, blank), trimmed(text.substr(blank)));
+    return pairs;
+  }
+  for (const auto& word : words) {
+    const auto equals = word.find('=');
+    if (equals == 0 || equals == std::string::npos) {
+      return fail("'{}' is not of the form name=value", word);
+    }
+    pairs.emplace_back(word.substr(0, equals), word.substr(equals + 1));
+  }
+  return pairs;
+}
+
+void set_variable(json& config, const std::string& name, const std::string& value) {
+  auto list = config.contains("Env") && config["Env"].is_array() ? config["Env"] : json::array();
+  const auto text = name + "=" + value;
+  const auto found = std::ranges::find_if(list, [&name](const json& one) {
+    return one.is_string() && one.get<std::string>().starts_with(name + "=");
+  });
+  if (found == list.end()) {
+    list.push_back(text);
+  } else {
+    *found = text;
+  }
+  config["Env"] = std::move(list);
+}
+
+void set_key(json& config, const char* object, const std::string& key, json value) {
+  if (!config.contains(object) || !config[object].is_object()) config[object] = json::object();
+  config[object][key] = std::move(value);
+}
+
+Result<void> apply_list(json& config, const std::string& name, const std::string& text) {
+  const auto list = as_list(text);
+  const auto words = list ? *list : TRY(split_quoted(text));
+  for (const auto& word : words) {
+    if (name == "VOLUME") {
+      set_key(config, "Volumes", word, json::object());
+    } else {
+      set_key(config, "ExposedPorts", word.contains('/') ? word : word + "/tcp", json::object());
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> apply_change(json& config, const std::string& instruction) {
+  const auto whole = trimmed(instruction);
+  const auto end = std::min(whole.find_first_of(" \t"), whole.size());
+  const auto name = upper(whole.substr(0, end));
+  const auto text = trimmed(whole.substr(end));
+  if (text.empty() && !name.empty()) return fail("{} requires at least one argument", name);
+  if (name == "CMD" || name == "ENTRYPOINT") {
+    config[name == "CMD" ? "Cmd" : "Entrypoint"] = command_of(text);
+  } else if (name == "ENV") {
+    for (const auto& [key, value] : TRY(pairs_of(text))) set_variable(config, key, value);
+  } else if (name == "LABEL") {
+    for (const auto& [key, value] : TRY(pairs_of(text))) set_key(config, "Labels", key, value);
+  } else if (name == "EXPOSE" || name == "VOLUME") {
+    return apply_list(config, name, text);
+  } else if (name == "USER") {
+    config["User"] = text;
+  } else if (name == "STOPSIGNAL") {
+    config["StopSignal"] = text;
+  } else if (name == "ONBUILD") {
+    if (!config.contains("OnBuild") || !config["OnBuild"].is_array()) {
+      config["OnBuild"] = json::array();
+    }
+    config["OnBuild"].push_back(text);
+  } else if (name == "WORKDIR") {
+    const auto before = config.value("WorkingDir", std::string("/"));
+    config["WorkingDir"] = text.starts_with('/')   ? text
+                           : before.ends_with('/') ? before + text
+                                                   : before + "/" + text;
+  } else {
+    return fail("{} is not a valid change command", name.empty() ? "''" : name);
+  }
+  return {};
+}
+
+}  // namespace vmm::engine::cli
