@@ -323,6 +323,46 @@ def version_and_disk_usage(t, vmm):
     t.true(re.match(r"Containers 1 0 .*B \(100%\)$", rows[1]), rows[1])
 
 
+@with_engine
+def information(t, vmm):
+    vmm("create", "busybox")
+    vmm("run", "-d", "--name", "up", "busybox", "sleep", "1000")
+    vmm("run", "-d", "--name", "still", "busybox", "sleep", "1000")
+    vmm("pause", "still")
+    fields = "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}} {{.Images}} {{.OSType}} {{.NCPU}}"
+    t.equal(vmm("info", "-f", fields), f"3 1 1 1 1 linux {os.cpu_count()}\n")
+    t.equal(json.loads(vmm("system", "info", "--format", "json"))["DockerRootDir"], t.path("store"))
+    text = vmm("info")
+    for line in ("Server:\n Containers: 3\n  Running: 1\n  Paused: 1\n  Stopped: 1\n Images: 1\n", f" Kernel Version: {os.uname().release}\n",
+                 " Storage Driver: erofs\n"):
+        t.contains(text, line)
+
+
+@with_engine
+def pruning_of_all(t, vmm):
+    image = vmm("image", "inspect", "-f", "{{.Id}}", "busybox").strip()
+    stopped = vmm("create", "--name", "stopped", "busybox").strip()
+    vmm("run", "-d", "--name", "up", "busybox", "sleep", "1000")
+    vmm("commit", "up", "spare")
+    dangling = vmm("commit", "-m", "another", "up").strip()
+    warning = "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n\nAre you sure you want to continue? [y/N] "
+    t.equal(vmm("system", "prune", input="n\n"), warning)
+    t.equal(vmm("system", "prune", input=""), warning)
+    t.equal(len(vmm("ps", "-aq").split()), 2)
+    t.contains(vmm("system", "prune", "-a", "--filter", "until=1h", input="n\n"),
+               "  - all images without at least one container associated to them\n\n  Items to be pruned will be filtered with:\n  - until=1h\n")
+    t.equal(vmm("system", "prune", "-f", "--filter", "label=none"), "Total reclaimed space: 0B\n")
+    vmm.refused(1, "invalid filter 'status'", "system", "prune", "-f", "--filter", "status=exited")
+    vmm.refused(125, "--volumes is not supported", "system", "prune", "--volumes")
+    text = vmm("system", "prune", input="y\n")
+    t.contains(text, warning + f"Deleted Containers:\n{stopped}\n\nDeleted Images:\ndeleted: {dangling}\n")
+    t.true(re.search(r"\n\nTotal reclaimed space: [\d.]+[kM]?B\n$", text), text)
+    t.equal(vmm("ps", "-aq", "--format", "{{.Names}}"), "up\n")
+    t.equal(sorted(vmm("images", "--format", "{{.Repository}}").split()), ["busybox", "spare"])
+    t.contains(vmm("system", "prune", "-af"), "Deleted Images:\nuntagged: spare:latest\n")
+    t.equal(vmm("images", "-q", "--no-trunc").strip(), image, "what a container has stays")
+
+
 # ---- files
 
 def fake(vmm, name, path=""):

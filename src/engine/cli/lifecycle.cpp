@@ -1,17 +1,14 @@
-// start, attach, stop, restart, kill, wait, rename, rm and container prune.
+// start, attach, stop, restart, kill, wait, rename and rm.
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <iostream>
 
 #include "src/base/text.h"
 #include "src/engine/cli/commands.h"
-#include "src/engine/cli/container_filter.h"
 #include "src/engine/cli/run.h"
 #include "src/engine/cli/supervisor_client.h"
-#include "src/engine/cli/units.h"
 #include "src/engine/runtime/removal.h"
 #include "src/engine/runtime/supervisor.h"
 
@@ -193,33 +190,6 @@ Result<int> remove_containers(const Words& words) {
     if (removed) print(name + "\n");
     return {};
   });
-}
-
-Result<int> container_prune(const Words& words) {
-  if (!words.has("force")) {
-    print(
-        "WARNING! This will remove all stopped containers.\n"
-        "Are you sure you want to continue? [y/N] ");
-    std::fflush(stdout);
-    std::string answer;
-    std::getline(std::cin, answer);
-    if (answer != "y" && answer != "Y") return 0;
-  }
-  auto store = TRY(open_store());
-  Containers containers(store);
-  const auto filter = TRY(ContainerFilter::parse(containers, words.list("filter")));
-  std::string deleted;
-  std::uint64_t freed = 0;
-  for (const auto& container : TRY(containers.list())) {
-    if (container.is_running() || !TRY(filter.matches(store, container))) continue;
-    const auto size = disk_usage(containers.directory(container.id));
-    if (!remove_container(store.root(), container, Force::no)) continue;  // started meanwhile
-    freed += size;
-    deleted += container.id + "\n";
-  }
-  if (!deleted.empty()) print("Deleted Containers:\n" + deleted + "\n");
-  print("Total reclaimed space: " + human_size(freed) + "\n");
-  return 0;
 }
 
 }  // namespace vmm::engine::cli

@@ -1,13 +1,6 @@
-// tag, rmi and image prune: names of images, and what goes with them.
-#include <stdio.h>
-
-#include <iostream>
-
+// tag and rmi: names of images, and what goes with them.
 #include "src/engine/cli/commands.h"
-#include "src/engine/cli/image_filter.h"
-#include "src/engine/cli/units.h"
 #include "src/engine/image/remove.h"
-#include "src/engine/runtime/container.h"
 
 namespace vmm::engine::cli {
 
@@ -42,36 +35,6 @@ Result<int> remove_images(const Words& words) {
   }
   TRY(store.collect_garbage());
   return failed ? 1 : 0;
-}
-
-Result<int> image_prune(const Words& words) {
-  const bool all = words.has("all");
-  if (!words.has("force")) {
-    print(all ? "WARNING! This will remove all images without at least one container associated "
-                "to them.\n"
-              : "WARNING! This will remove all dangling images.\n");
-    print("Are you sure you want to continue? [y/N] ");
-    std::fflush(stdout);
-    std::string answer;
-    std::getline(std::cin, answer);
-    if (answer != "y" && answer != "Y") return 0;
-  }
-  auto store = TRY(open_store());
-  const auto filter = TRY(ImageFilter::parse(store, words.list("filter")));
-  Catalog catalog(store);
-  std::string deleted;
-  for (const auto& image : TRY(catalog.list())) {
-    if (!all && !TRY(catalog.tags(image.id)).empty()) continue;
-    if (!TRY(filter.matches(store, image))) continue;
-    if (!TRY(Containers(store).using_image(image.id)).empty()) continue;
-    const auto removal = TRY(remove_with_all_names(store, image));
-    for (const auto& one : removal.untagged) deleted += "untagged: " + one + "\n";
-    for (const auto& id : removal.deleted) deleted += "deleted: " + id.text() + "\n";
-  }
-  const auto freed = TRY(store.collect_garbage());
-  if (!deleted.empty()) print("Deleted Images:\n" + deleted + "\n");
-  print("Total reclaimed space: " + human_size(freed) + "\n");
-  return 0;
 }
 
 }  // namespace vmm::engine::cli
