@@ -668,16 +668,55 @@ def a_machine_that_dies_at_its_start(t):
     vmm.end()
 
 
+def takes_signals(process):
+    """Whether a command has come so far that it passes signals on."""
+    return int(re.search(r"SigBlk:\s+(\w+)", read(f"/proc/{process.pid}/status")).group(1), 16) >> (signal.SIGTERM - 1) & 1
+
+
 @test
 def a_start_that_is_given_up(t):
     vmm = Engine(t, "silent")
     process = vmm.start("run", "--name", "xx", "busybox", "true")
-    t.eventually(lambda: machines_of(t), 10, "the machine starts")
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    t.equal(process.wait(20 * t.patience), 130)
+    t.eventually(lambda: machines_of(t) and takes_signals(process), 10, "the machine starts")
+
+    def given_up():
+        process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+    t.eventually(given_up, 20, "the first is kept for the process, the second is the end")
+    t.equal(process.returncode, 130)
     t.eventually(lambda: not machines_of(t), 10, "nothing runs")
     vmm.end()
+
+
+@test
+def a_signal_that_comes_early(t):
+    vmm = Engine(t, "waits")
+    process = vmm.start("run", "--name", "xx", "busybox", "sleep", "1000")
+    t.eventually(lambda: len(machines_of(t)) == 2 and takes_signals(process), 10, "the machine starts")
+    process.send_signal(signal.SIGTERM)
+    t.file(os.path.join(vmm.directory("xx"), "go"))
+    t.equal(process.wait(20 * t.patience), 143)
+    started = vmm("inspect", "-f", "{{.State.StartedAt}} {{.State.ExitCode}}", "xx")
+    t.true(started.startswith("20") and started.endswith(" 143\n"), f"the process was told: {started}")
+    vmm.end()
+
+
+@with_engine
+def a_start_beside_a_copy(t, vmm):
+    vmm("create", "--name", "xx", "busybox", "sleep", "1000")
+    for ending in ("orderly", "killed"):
+        copying = vmm.start("cp", "-", "xx:/", stdin=subprocess.PIPE)
+        t.eventually(lambda: len(machines_of(t)) == 1, 10, "the machine for the copy")
+        starting = vmm.start("start", "xx")
+        t.eventually(lambda: len(machines_of(t)) >= 1 and starting.poll() is None, 1, "it waits")
+        t.equal(vmm.state("xx").split()[0], "created" if ending == "orderly" else "exited")
+        if ending == "killed":
+            copying.kill()
+        copying.communicate(timeout=20 * t.patience)
+        t.equal((starting.communicate(timeout=20 * t.patience), starting.returncode), (("xx\n", ""), 0))
+        t.equal(vmm.state("xx"), "running 0")
+        vmm("stop", "-t", "1", "xx")
+    vmm("cp", "xx:/.", t.path("copied"))
 
 
 @with_engine

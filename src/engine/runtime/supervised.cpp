@@ -1,6 +1,7 @@
 #include "src/engine/runtime/supervised.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -31,6 +32,11 @@ constexpr seconds kTellPatience{5};    // of who does not read what is told
 constexpr int kSetupFailed = 125;
 constexpr std::size_t kKeptErrors = 4096;
 
+// Signals are 1 to 64; a client may say anything.
+std::uint64_t bit_of(int number) {
+  return number >= 1 && number < NSIG ? std::uint64_t{1} << (number - 1) : 0;
+}
+
 }  // namespace
 
 Supervised::Supervised(EventLoop& loop, std::string root, std::string id)
@@ -51,8 +57,7 @@ void Supervised::begin() {
 }
 
 Result<void> Supervised::prepare() {
-  auto lock = TRY(ContainerLock::take(directory_));
-  if (!lock) return fail("container {} {}", id_.substr(0, 12), kAlreadyRunning);
+  auto lock = TRY(take_lock());
   const auto monitor = TRY(find_monitor());
   {
     auto store = TRY(Store::open(root_));
@@ -79,6 +84,25 @@ Result<void> Supervised::prepare() {
                                           [this](std::uint32_t) { read_errors(); });
   errors_watch_->want(EPOLLIN);
   return {};
+}
+
+// Of one that runs already it is not waited for; of one that another command works with, or whose
+// other supervisor starts it, it is. The lock has no descriptor that poll() takes.
+Result<ContainerLock> Supervised::take_lock() const {
+  constexpr int kTurn = 20;  // milliseconds
+  for (const auto deadline = EventLoop::Clock::now() + kBootPatience;;) {
+    if (auto lock = TRY(ContainerLock::take(directory_))) return std::move(*lock);
+    {
+      auto store = TRY(Store::open(root_));
+      const auto found = TRY(Containers(store).by_id(id_));
+      if (!found) return fail("No such container: {}", id_);
+      if (found->is_running()) return fail("container {} {}", id_.substr(0, 12), kAlreadyRunning);
+    }
+    if (EventLoop::Clock::now() > deadline) {
+      return fail("container {} is in use by another command", id_.substr(0, 12));
+    }
+    (void)::poll(nullptr, 0, kTurn);
+  }
 }
 
 // Input that comes before its start waits in it.
@@ -153,6 +177,9 @@ void Supervised::process_started() {
   phase_ = Phase::running;
   started_ = true;
   for (const auto& session : sessions_) session->send(wire::Started{});
+  for (int number = 1; number < NSIG; ++number) {
+    if ((kept_signals_ & bit_of(number)) != 0) signal(number);
+  }
 }
 
 void Supervised::process_failed(const agent::Failed& failed) {
@@ -230,7 +257,11 @@ void Supervised::process_output(wire::Stream stream, std::string_view bytes) {
 
 void Supervised::signal(int number) {
   if (phase_ == Phase::starting) {
-    if (number != SIGKILL && number != SIGTERM && number != SIGINT) return;
+    // For the process, once it runs. Who asks for the end again does not wait for that.
+    const auto bit = bit_of(number);
+    const bool again = (kept_signals_ & bit) != 0 && (number == SIGTERM || number == SIGINT);
+    kept_signals_ |= bit;
+    if (number != SIGKILL && !again) return;
     end_ = ContainerEnd{128 + number, false, ""};
     phase_ = Phase::ending;
     started_ = true;

@@ -33,6 +33,7 @@ class Supervised {
   };
 
   Result<void> prepare();
+  Result<ContainerLock> take_lock() const;
   Result<void> listen();
   void make_process();
   void look_for_agent();
@@ -81,6 +82,7 @@ class Supervised {
   std::chrono::milliseconds retry_{};
 
   Phase phase_ = Phase::starting;
+  std::uint64_t kept_signals_ = 0;  // that came before the process ran
   bool started_ = false;            // the process ran
   bool process_over_ = true;        // nothing of it is to come
   bool machine_over_ = true;        // reaped
