@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -231,11 +232,11 @@ TEST_F(Agent, FilesWithAndWithoutAContainer) {
     if (is_running) running = run(shell("sleep 1000"));
     Start unpack = start;
     unpack.files->kind = agent::FileTask::Kind::unpack;
-    unpack.files->path = "/tmp";
+    unpack.files->path = "/tmp/..";
     unpack.input = true;
     Running writing = run(unpack);
     protocol::files::Entry entry;
-    entry.name = "made";
+    entry.name = "own/made";
     entry.mode = S_IFREG | 0640;
     entry.size = 3;
     writing.input->say(entry);
@@ -246,14 +247,14 @@ TEST_F(Agent, FilesWithAndWithoutAContainer) {
     EXPECT_EQ(written.error, "");
     EXPECT_EQ(written.exited.code, 0);
     Start list = start;
-    list.files->path = "/tmp";
+    list.files->path = "/own";
     list.files->name = "t";
     EXPECT_EQ(names_of(output_of(list)), "t t/made end");
     const Result missing = finish(run(start));
     EXPECT_EQ(missing.error, "cannot open '/srv/files': No such file or directory");
     EXPECT_EQ(missing.exited.code, 1);
   }
-  EXPECT_EQ(output_of(beside("stat -c '%u %a %s' /tmp/made; cat /tmp/made")), "0 640 3\nxxx");
+  EXPECT_EQ(output_of(beside("stat -c '%u %a %s' /own/made; cat /own/made")), "0 640 3\nxxx");
 }
 
 TEST_F(Agent, FilesThatNobodyReads) {
@@ -269,6 +270,27 @@ TEST_F(Agent, FilesThatNobodyReads) {
   running.error->read_all();
   running.output.reset();
   EXPECT_EQ(running.control->expect<Exited>().code, 0) << "it ends all the same";
+}
+
+TEST_F(Agent, FilesEndWithWhoAskedForThem) {
+  if (vsock_of_guest() != nullptr) GTEST_SKIP() << "the agent's children are not seen from here";
+  finish(run(shell("dd if=/dev/zero of=/tmp/large bs=1048576 count=8 2>/dev/null")));
+  const std::string children = fmt::format("/proc/{0}/task/{0}/children", child_);
+  const auto has_children = [&children] {
+    std::string pid;
+    return static_cast<bool>(std::ifstream(children) >> pid);
+  };
+  Start start;
+  start.files.emplace();
+  start.files->kind = agent::FileTask::Kind::pack;
+  start.files->path = "/tmp/large";
+  start.files->name = "large";
+  Running running = begin(start);
+  EXPECT_TRUE(has_children()) << "it waits for a reader";
+  running.control.reset();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(kPatience);
+  while (has_children() && std::chrono::steady_clock::now() < deadline) ::sched_yield();
+  EXPECT_FALSE(has_children());
 }
 
 TEST_F(Agent, OneContainerAfterAnother) {

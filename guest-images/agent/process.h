@@ -38,6 +38,7 @@ class Process {
   pid_t pid() const { return launched_.pid; }
   int pidfd() const { return launched_.pidfd.get(); }
   bool is_first() const { return start_.container.has_value(); }
+  bool is_file_task() const { return start_.files.has_value(); }
   // Whether the container's processes stand still as long as it runs.
   bool freezes() const { return start_.files && start_.files->freeze && !is_over(); }
   bool is_over() const { return status_.has_value(); }

@@ -124,6 +124,10 @@ void Server::close_session(Sessions::iterator session) {
     if (const auto it = processes_.find(*session->process); it != processes_.end()) {
       // Nobody has a question about what was told, unless another session does.
       it->second->unfollow(session->channel.get());
+      // Work with files is for who asked; a container that it froze is not left so.
+      if (it->second->is_file_task() && !it->second->is_followed()) {
+        (void)it->second->signal(SIGKILL);  // or it has ended
+      }
       if (it->second->is_told() && it->second->is_over()) processes_.erase(it);
     }
   }
