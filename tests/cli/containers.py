@@ -707,6 +707,7 @@ def a_start_beside_a_copy(t, vmm):
     for ending in ("orderly", "killed"):
         copying = vmm.start("cp", "-", "xx:/", stdin=subprocess.PIPE)
         t.eventually(lambda: len(machines_of(t)) == 1, 10, "the machine for the copy")
+        vmm.refused(1, 'cannot remove container "/xx": it is in use by another command', "rm", "xx")
         starting = vmm.start("start", "xx")
         t.eventually(lambda: len(machines_of(t)) >= 1 and starting.poll() is None, 1, "it waits")
         t.equal(vmm.state("xx").split()[0], "created" if ending == "orderly" else "exited")

@@ -121,6 +121,14 @@ Result<void> copy_from(Copy& copy) {
 
 // ---- to the container
 
+Result<struct stat> examine_source(const std::string& source, bool follow) {
+  const auto path = host_path(source).path;
+  struct stat status{};
+  const int found = follow ? ::stat(path.c_str(), &status) : ::lstat(path.c_str(), &status);
+  if (found < 0) return fail_errno("lstat {}", path);
+  return status;
+}
+
 Result<void> check_directory(const Copy& copy, const std::string& path) {
   const auto entry = TRY(examine_file(copy.machine.directory(), path, true));
   if (!entry) return copy.not_found(path);
@@ -151,11 +159,8 @@ Result<void> copy_to(Copy& copy) {
     return copy.machine.finish();
   }
   const auto from = host_path(copy.outside);
+  const auto status = TRY(examine_source(copy.outside, copy.follow));
   const UniqueFd root(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  struct stat status{};
-  const int found =
-      copy.follow ? ::stat(from.path.c_str(), &status) : ::lstat(from.path.c_str(), &status);
-  if (found < 0) return fail_errno("lstat {}", from.path);
   const auto target = TRY(copy_target(from.name(), S_ISDIR(status.st_mode), copy.inside, existing));
   TRY(check_directory(copy, target.directory));
   task.path = target.directory;
@@ -184,6 +189,7 @@ Result<int> copy(const Words& words) {
     return fail("must specify at least one container source");
   }
   const bool leaves = !from.container.empty();
+  if (!leaves && from.path != "-") TRY(examine_source(from.path, words.has("follow-link")));
   const auto machine =
       TRY(ContainerMachine::open(TRY(default_root()), leaves ? from.container : to.container));
   Copy copy{*machine,

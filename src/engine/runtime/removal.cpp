@@ -64,6 +64,10 @@ Result<void> remove_container(const std::string& root, const Container& containe
   auto lock = ContainerLock::take(directory);
   if (!lock) return fail("No such container: {}", container.id);
   if (!*lock) {
+    if (force == Force::no && !container.is_running()) {
+      return fail("cannot remove container \"/{}\": it is in use by another command",
+                  container.name);
+    }
     if (force == Force::no) {
       return fail(
           "cannot remove container \"/{}\": container is running: stop the container before "
