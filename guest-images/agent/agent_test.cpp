@@ -257,6 +257,19 @@ TEST_F(Agent, FilesWithAndWithoutAContainer) {
   EXPECT_EQ(output_of(beside("stat -c '%u %a %s' /own/made; cat /own/made")), "0 640 3\nxxx");
 }
 
+TEST_F(Agent, FilesThatTheAgentMountsAreSeen) {
+  const Running running = run(shell("sleep 1000"));
+  Start start;
+  start.files.emplace();
+  start.files->kind = agent::FileTask::Kind::pack;
+  start.files->path = "/etc/hostname";
+  start.files->name = "hostname";
+  EXPECT_TRUE(output_of(start).contains("box\n")) << "the name of the container";
+  start.files->path = "/";
+  start.files->name.clear();
+  EXPECT_FALSE(output_of(start).contains("box\n")) << "an export has the container's own";
+}
+
 TEST_F(Agent, FilesThatNobodyReads) {
   finish(run(shell("dd if=/dev/zero of=/tmp/large bs=1048576 count=8 2>/dev/null")));
   Start start;

@@ -1,6 +1,10 @@
 #include "guest-images/agent/file_task.h"
 
 #include <fcntl.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -17,6 +21,33 @@ using protocol::agent::FileTask;
 using protocol::agent::MessageReader;
 
 constexpr int kDirectory = O_RDONLY | O_DIRECTORY;
+
+// The container's root, as its processes see it: over empty files of the overlay lie those that the
+// agent keeps. In a mount namespace of this process. Where the image has something else than a
+// file, it sees that.
+Result<UniqueFd> open_root_with_own_files(const Places& places) {
+  if (::access(places.files.c_str(), F_OK) < 0) return open_file(places.root, kDirectory);
+  if (::unshare(CLONE_NEWNS) < 0 ||
+      ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) {
+    return fail_errno("cannot make a mount namespace");
+  }
+  auto root = TRY(open_file(places.root, kDirectory));
+  for (const char* name : {"hosts", "resolv.conf", "hostname"}) {
+    const auto path = places.files + "/" + name;
+    const UniqueFd source(::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    const auto target =
+        files::open_in_root(root.get(), std::string("/etc/") + name, O_PATH | O_NOFOLLOW);
+    struct stat status{};
+    if (!source || !target || ::fstat(target->get(), &status) < 0 || !S_ISREG(status.st_mode)) {
+      continue;
+    }
+    if (::move_mount(source.get(), "", target->get(), "",
+                     MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0) {
+      return fail_errno("cannot mount '{}'", path);
+    }
+  }
+  return root;
+}
 
 Result<void> unpack(const FileTask& task, int root, int input) {
   auto unpacker = TRY(files::Unpacker::open(
@@ -45,7 +76,9 @@ Result<void> add_changed(files::Packer& packer, FileTask::Kind kind, const Place
 }  // namespace
 
 Result<void> run_file_task(const FileTask& task, const Places& places, int input, int output) {
-  const auto root = TRY(open_file(places.root, kDirectory));
+  const bool is_export = task.kind == FileTask::Kind::pack && task.name.empty();
+  const auto root =
+      TRY(is_export ? open_file(places.root, kDirectory) : open_root_with_own_files(places));
   if (task.kind == FileTask::Kind::unpack) return unpack(task, root.get(), input);
   files::Packer packer([output](const std::string& message) {
     return write_all(output, std::as_bytes(std::span(message)));

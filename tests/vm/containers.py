@@ -91,6 +91,9 @@ def files_of(t, vmm):
     t.equal(os.readlink(t.path("copied/l")), "/etc")
     t.equal(vmm("diff", "web").splitlines(), ["C /bin", "D /bin/vi", "C /etc", "A /etc/note", "A /srv", "A /srv/d", "A /srv/d/f",
                                               "A /srv/d/l", "A /srv/d/p"])
+    vmm("cp", "web:/etc/hostname", t.path("hostname"))
+    with open(t.path("hostname")) as file:
+        t.equal(file.read(), vmm("exec", "web", "hostname"), "what is mounted over the image's")
     vmm("export", "-o", t.path("export.tar"), "web")
     with tarfile.open(t.path("export.tar")) as tar:
         t.equal((tar.getmember("srv/d/f").uid, tar.getmember("srv/d/f").gid), (7, 8))
