@@ -1,5 +1,5 @@
 // Work with the files of the container, of which the image and what was changed are the agent's own
-// mounts: no mount of the container's is seen, and no process of it is in the way.
+// mounts: those of the container are not seen, and no process of it is in the way.
 #pragma once
 
 #include "guest-images/agent/container.h"

@@ -172,7 +172,8 @@ struct Container {
 };
 
 // Work of the agent itself with the files of the container, as its overlay has them: without /proc,
-// /dev and other mounts. In a process of its own; its streams are as of files.h.
+// /dev and other mounts, but copies see /etc/hosts, resolv.conf and hostname. In a process of its
+// own, which ends with its control connection; its streams are as of files.h.
 struct FileTask {
   enum class Kind : std::uint8_t {
     examine,  // says the entry of `path`, or nothing if there is no such file
