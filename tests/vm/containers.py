@@ -248,7 +248,7 @@ def postgres(t):
         def answers():
             t.contains(vmm("ps", "--format", "{{.Names}}"), "my-postgres")
             return query("select 6 * 7").stdout == "42\n"
-        t.eventually(answers, 60, "the database answers", every=1)
+        t.eventually(answers, 120, "the database answers", every=1)
         query("create table kept (n int); insert into kept values (1), (2)")
         t.equal(query("select sum(n) from kept").stdout, "3\n")
         t.contains(query("select 1", "wrong").stderr, 'password authentication failed for user "postgres"')
