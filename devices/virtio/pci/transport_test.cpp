@@ -179,6 +179,43 @@ TEST_F(TransportTest, ActivatesInterruptsAndResets) {
   EXPECT_EQ(read(0x18, 2), 256u);
 }
 
+// Counts whether the device had its queues when it was made.
+struct CountedChange : SlotChange {
+  explicit CountedChange(FakeDevice& changed) : device(changed) {}
+  Result<void> make() override {
+    ++made;
+    was_active = device.active.interrupts != nullptr;
+    return result;
+  }
+  FakeDevice& device;
+  Result<void> result;
+  int made = 0;
+  bool was_active = false;
+};
+
+TEST_F(TransportTest, ASlotIsChangedBetweenASuspensionAndAnActivation) {
+  CountedChange change(device_);
+  EXPECT_TRUE(transport_->change(change)) << "before there is a driver";
+  EXPECT_EQ(device_.deactivations, 0);
+  start_driver();
+  EXPECT_TRUE(transport_->change(change));
+  EXPECT_EQ(change.made, 2);
+  EXPECT_FALSE(change.was_active);
+  EXPECT_TRUE(device_.active.resumed);
+  EXPECT_TRUE(device_.active.queues.at(0));
+  EXPECT_EQ(read(0x14, 1), 15u) << "its driver sees nothing of it";
+  change.result = fail("not today");
+  EXPECT_FALSE(transport_->change(change));
+  EXPECT_TRUE(device_.active.interrupts) << "it goes on all the same";
+  // Of a machine that stands still the device does not go on by itself.
+  transport_->suspend();
+  change.result = {};
+  EXPECT_TRUE(transport_->change(change));
+  EXPECT_FALSE(device_.active.interrupts);
+  transport_->resume();
+  EXPECT_TRUE(device_.active.interrupts);
+}
+
 TEST_F(TransportTest, ABarOverAnotherOneHasNoDoorbells) {
   FakeDevice device;
   auto other =
