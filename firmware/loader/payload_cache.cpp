@@ -109,6 +109,7 @@ bool make_private_directory(const std::string& path) {
 }  // namespace
 
 FileIdentity FileIdentity::of(const struct stat& status) {
+  if (status.st_nlink == 0) return {};
   return {.device = status.st_dev,
           .inode = status.st_ino,
           .size = static_cast<std::uint64_t>(status.st_size),
@@ -133,7 +134,7 @@ std::string PayloadCache::path_of(const FileIdentity& identity) const {
 }
 
 std::optional<PayloadCache::Entry> PayloadCache::find(const FileIdentity& identity) const {
-  if (directory_.empty()) return std::nullopt;
+  if (directory_.empty() || identity.inode == 0) return std::nullopt;
   Entry entry;
   entry.file =
       UniqueFd(::open(path_of(identity).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
@@ -170,7 +171,8 @@ std::optional<PayloadCache::Entry> PayloadCache::find(const FileIdentity& identi
 bool PayloadCache::store(const FileIdentity& identity, std::span<const std::byte> setup_header,
                          std::span<const std::byte> payload) const {
   Trailer trailer{.magic = kMagic, .identity = identity, .payload_size = payload.size()};
-  if (directory_.empty() || setup_header.size() > trailer.setup_header.size()) return false;
+  if (directory_.empty() || identity.inode == 0) return false;
+  if (setup_header.size() > trailer.setup_header.size()) return false;
   if (!make_private_directory(directory_)) return false;
   trailer.setup_header_size = setup_header.size();
   std::ranges::copy(setup_header, trailer.setup_header.begin());

@@ -36,6 +36,7 @@ struct FileIdentity {
   std::int64_t modified_ns = 0;
   std::int64_t changed_ns = 0;
 
+  // Of a file without a name none, nothing of it is kept: it is never met again.
   static FileIdentity of(const struct stat& status);
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };

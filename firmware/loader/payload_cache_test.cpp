@@ -56,6 +56,14 @@ TEST_F(PayloadCacheTest, AnotherIdentityIsAnotherKernel) {
   EXPECT_FALSE(cache_.find(identity(2)));
 }
 
+TEST_F(PayloadCacheTest, NothingIsKeptOfAFileWithoutAName) {
+  struct stat status{.st_ino = 7, .st_nlink = 1};
+  EXPECT_NE(FileIdentity::of(status), FileIdentity());
+  status.st_nlink = 0;
+  EXPECT_FALSE(cache_.store(FileIdentity::of(status), header_, payload_));
+  EXPECT_FALSE(cache_.find(FileIdentity::of(status)));
+}
+
 TEST_F(PayloadCacheTest, ACutOffFileIsNotUsed) {
   ASSERT_TRUE(cache_.store(identity(1), header_, payload_));
   const std::string path = cache_.path_of(identity(1));
@@ -123,7 +131,7 @@ TEST_F(PayloadCacheTest, OnlyPrivateFilesAreTrusted) {
 }
 
 TEST_F(PayloadCacheTest, StaysBounded) {
-  for (std::uint64_t i = 0; i < PayloadCache::kMaxEntries + 4; ++i) {
+  for (std::uint64_t i = 1; i <= PayloadCache::kMaxEntries + 4; ++i) {
     ASSERT_TRUE(cache_.store(identity(i), header_, payload_));
     const auto time = fs::file_time_type::clock::now() - std::chrono::minutes(100 - i);
     fs::last_write_time(cache_.path_of(identity(i)), time);
@@ -131,8 +139,8 @@ TEST_F(PayloadCacheTest, StaysBounded) {
   ASSERT_TRUE(cache_.store(identity(100), header_, payload_));
   const auto files = std::distance(fs::directory_iterator(directory_.path() + "/a/kernels"), {});
   EXPECT_EQ(static_cast<std::size_t>(files), PayloadCache::kMaxEntries);
-  EXPECT_FALSE(cache_.find(identity(0)));
-  EXPECT_TRUE(cache_.find(identity(PayloadCache::kMaxEntries + 3)));
+  EXPECT_FALSE(cache_.find(identity(1)));
+  EXPECT_TRUE(cache_.find(identity(PayloadCache::kMaxEntries + 4)));
   EXPECT_TRUE(cache_.find(identity(100)));
 }
 
