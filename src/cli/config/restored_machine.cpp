@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -109,6 +110,8 @@ std::int64_t changed_ns(const struct stat& status) {
   return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
 
+bool is_there(const std::string& path) { return ::access(path.c_str(), R_OK) == 0; }
+
 // ---- the parts
 
 class Restoring {
@@ -127,7 +130,7 @@ class Restoring {
     if (given_.has("kernel")) {
       config_.kernel = mine.kernel;
       config_.initrd = mine.initrd;
-    } else if (!snapshot_.manifest().boot.empty()) {
+    } else if (!snapshot_.manifest().boot.empty() || !is_there(config_.kernel)) {
       config_.kernel.clear();
       config_.initrd.clear();
     }

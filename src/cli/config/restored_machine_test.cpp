@@ -378,7 +378,7 @@ class ResumedMachineTest : public RestoredMachineTest {
   ResumedMachineTest() {
     ::setenv("XDG_STATE_HOME", path("state").c_str(), 1);
     origin_ = snapshot::Origin::machine;
-    config_ = R"({"kernel": "/boot/vmlinux", "append": "quiet", "mem": "64M", "control": "/control",
+    config_ = R"({"kernel": "/dev/null", "append": "quiet", "mem": "64M", "control": "/control",
                   "serial": "file:/console", "vsock": "/run/vsock,cid=9", "disk": "root.img",
                   "net": ["user,hostfwd=tcp::8080-:80", "tap=t0,mac=52:54:00:12:34:56"]})";
     disk_path_ = path("root.img");
@@ -401,7 +401,7 @@ TEST_F(ResumedMachineTest, IsConnectedToWhatItWas) {
   const auto machine = resumed("one");
   ASSERT_TRUE(machine) << machine.error().message();
   const auto& config = machine->config;
-  EXPECT_EQ(config.kernel, "/boot/vmlinux");
+  EXPECT_EQ(config.kernel, "/dev/null");
   EXPECT_EQ(config.control, "/control");
   EXPECT_EQ(config.serial.path, "/console");
   EXPECT_EQ(config.vsock->path, "/run/vsock");

@@ -81,6 +81,7 @@ Result<void> Saver::Job::complete(const snapshot::BootFiles& boot, Progress& pro
   TRY(sync_sparse(memory_file.get(), size, progress));
   progress.begin("hashing memory", snapshot::sparse_size(memory_file.get(), size));
   manifest.memory_digest = TRY(snapshot::digest_of_sparse(memory_file.get(), size, progress));
+  if (boot.kernel) progress.begin("copying the kernel", 2 * snapshot::boot_size(boot));
   manifest.boot = TRY(
       snapshot::keep_boot_files(*writer, boot, parent ? &parent->manifest() : nullptr, progress));
   for (const auto& copy : copies) TRY(complete_disk(copy, progress));

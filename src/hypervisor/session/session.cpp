@@ -102,8 +102,10 @@ Machine::Environment Session::environment() {
 Result<void> Session::create_machine() {
   const auto snapshot = std::exchange(start_.snapshot, nullptr);
   if (!snapshot) {
+    // Before they are read. Where they cannot be, who reads them says why.
+    auto boot = snapshot::open_boot_files(config_.kernel, config_.initrd);
     machine_ = TRY(Machine::create(config_, environment()));
-    boot_ = TRY(snapshot::open_boot_files(config_.kernel, config_.initrd));
+    boot_ = TRY(std::move(boot));
     return {};
   }
   for (auto& file : TRY(snapshot->unpack_disks())) disk_files_.push_back(std::move(file));
@@ -312,7 +314,11 @@ void Session::make_again() {
         prefetcher_.reset();
         machine_.reset();
         pages_.reset();
-        machine_ = TRY(Machine::create(config, environment));
+        auto machine = Machine::create(config, environment);
+        if (!machine) {
+          return fail("what the guest booted before: {}", machine.error().message());
+        }
+        machine_ = std::move(*machine);
         return {};
       },
       [this](Result<void> made) { start_again(std::move(made)); });

@@ -69,6 +69,7 @@ Result<std::vector<UniqueFd>> ArchiveReader::unpack_disks() {
   for (const auto& file : manifest_.boot) {
     (file.name == kKernelFile ? boot_.kernel : boot_.initrd) = std::move(*next++);
   }
+  note_times(boot_);
   files_.erase(files_.begin(), next);
   return std::move(files_);
 }

@@ -52,6 +52,21 @@ TEST_F(BootFilesTest, OutliveTheFilesThatTheyAreCopiesOf) {
   EXPECT_FALSE(has("one"));
 }
 
+TEST_F(BootFilesTest, AFileThatIsWrittenOverIsNotWhatTheGuestBooted) {
+  const auto files = open_boot_files(kernel_, initrd_);
+  ASSERT_TRUE(files);
+  const auto writer = Writer::create(path("one"));
+  ASSERT_TRUE(writer);
+  ASSERT_EQ(keep_boot_files(**writer, *files, nullptr)->size(), 2u);
+  ASSERT_TRUE((*writer)->remove_file(kKernelFile));
+  ASSERT_TRUE((*writer)->remove_file(kInitrdFile));
+  fs::last_write_time(initrd_, fs::file_time_type::clock::now() + std::chrono::seconds(9));
+  const auto kept = keep_boot_files(**writer, *files, nullptr);
+  ASSERT_TRUE(kept) << kept.error().message();
+  EXPECT_EQ(kept->size(), 0u);
+  EXPECT_FALSE(has("one.partial/kernel") || has("one.partial/initrd"));
+}
+
 TEST_F(BootFilesTest, NeedNotBeThere) {
   kernel_.clear();
   ASSERT_TRUE(save("one"));

@@ -60,6 +60,7 @@ Result<void> Reader::read(Verify verify, Hosts hosts, Progress& progress) {
   }
   if (manifest_.boot.empty()) boot_.kernel = {};
   if (manifest_.boot.size() < 2) boot_.initrd = {};
+  note_times(boot_);
   std::ranges::reverse(layers_);
   return {};
 }

@@ -72,6 +72,11 @@ Result<void> Writer::write_file(std::string_view name, std::span<const std::byte
   return {};
 }
 
+Result<void> Writer::remove_file(std::string_view name) const {
+  if (::unlinkat(handle_.get(), std::string(name).c_str(), 0) == 0 || errno == ENOENT) return {};
+  return fail_errno("cannot remove '{}'", path_of(name));
+}
+
 Result<void> Writer::publish(const Manifest& manifest, Origin origin) {
   const std::string text = to_text(manifest);
   if (text.size() > kMaxManifest) return fail("a manifest of {} bytes is too large", text.size());

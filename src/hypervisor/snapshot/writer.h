@@ -44,6 +44,8 @@ class Writer {
   // A fresh file, open for reading and writing, readable by its owner only.
   Result<UniqueFd> create_file(std::string_view name) const;
   Result<void> write_file(std::string_view name, std::span<const std::byte> bytes) const;
+  // It may not be there.
+  Result<void> remove_file(std::string_view name) const;
 
   // Error: it cannot be read as a snapshot, too; a parent that its path does not lead to among
   // that.
