@@ -157,7 +157,7 @@ Result<void> NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
                 parts_.name, missing);
   }
   has_vhost_ = parts_.vhost != nullptr;
-  link_changed_ = link_up_.exchange(link) != link;
+  if (link_up_.exchange(link) != link) tells_link_ = true;
   return {};
 }
 
@@ -276,7 +276,7 @@ Result<void> NetDevice::start_serving(bool resumed) {
     if (auto result = parts_.backend->start(features_ & kOffloads); !result) {
       // A guest that starts anew after its network went away finds its cable unplugged.
       log::warn_limited(limit_, "{}: {}", parts_.name, result.error().message());
-      link_up_ = false;
+      if (link_up_.exchange(false) && resumed) tells_link_ = true;
     }
   }
   pairs_[0].worker = TRY(Worker::start(parts_.name));
@@ -297,9 +297,7 @@ Result<void> NetDevice::start_serving(bool resumed) {
     }
     if (guest_offloads_ != (features_ & kGuestOffloads)) (void)set_offloads(guest_offloads_);
   }
-  // The driver of a restored machine saw a link, and looks again only when it is told.
-  if (((resumed && !link_up_) || std::exchange(link_changed_, false)) &&
-      (features_ & virtio_net::kStatus) != 0) {
+  if (std::exchange(tells_link_, false) && (features_ & virtio_net::kStatus) != 0) {
     interrupts_->config_changed();
   }
   if ((features_ & virtio_net::kCtrlVq) != 0 && control_idle_) TRY(start_control());
@@ -467,6 +465,7 @@ Result<void> NetDevice::restore(state::Sections& sections, std::string_view name
   hides_ecn_ = false;
   active_pairs_ = state.active_pairs;
   guest_offloads_ = state.guest_offloads & kGuestOffloads;
+  tells_link_ = true;
   return {};
 }
 

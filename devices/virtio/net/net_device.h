@@ -117,7 +117,9 @@ class NetDevice : public Device {
   net::MacAddress current_mac_;  // guarded by mac_mutex_: the guest may change it
   std::atomic<bool> link_up_;
   std::atomic<bool> has_vhost_;
-  bool link_changed_ = false;  // since its driver was told
+  // The next activation tells the driver to look at its link: it changed, or the driver is a
+  // restored one, which saw that of another machine and looks again only when it is told.
+  bool tells_link_ = false;
   // Of a card without a link whatever may be plugged in later is to serve what its driver uses;
   // what a restored driver uses is fixed.
   bool hides_ecn_;

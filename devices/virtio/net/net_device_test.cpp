@@ -647,21 +647,33 @@ class NetSlotTest : public ::testing::Test {
     return plug_in(card_, parse_net_config("socket=" + path()).value()).value();
   }
 
-  Result<void> make(const NetConfig& config) {
-    std::thread process([this, connects = config.kind == NetKind::socket] {
-      if (!connects) return;
+  // The network process, while `connect` connects to it.
+  template <typename Connect>
+  void accept(Connect connect) {
+    std::thread process([this] {
       network_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       const user_net::Hello hello;
       EXPECT_EQ(::send(network_.get(), &hello, sizeof hello, 0), ssize_t{sizeof hello});
     });
-    auto change = device_->prepare(config);
+    connect();
     process.join();
-    if (!change) return std::unexpected(change.error());
-    auto queues = device_->suspend();
-    const auto made = (*change)->make();
-    change->reset();
+  }
+  Result<std::unique_ptr<SlotChange>> prepare(const NetConfig& config) {
+    if (config.kind != NetKind::socket) return device_->prepare(config);
+    Result<std::unique_ptr<SlotChange>> change;
+    accept([&] { change = device_->prepare(config); });
+    return change;
+  }
+  void resume(std::vector<std::optional<Queue>> queues) {
     EXPECT_TRUE(device_->activate(
         resumption(std::move(queues), kBase, {&rx_, &tx_, &control_}, interrupts_)));
+  }
+  Result<void> make(const NetConfig& config) {
+    auto change = TRY(prepare(config));
+    auto queues = device_->suspend();
+    const auto made = change->make();
+    change.reset();
+    resume(std::move(queues));
     return made;
   }
   std::string from_device() {
@@ -710,6 +722,32 @@ TEST_F(NetSlotTest, ACableIsPluggedInAndPulledOut) {
     ASSERT_TRUE(tx_.wait_used()) << "frames go nowhere, and do not wait";
   }
   EXPECT_EQ(interrupts_.config_changes(), 6u) << "up and down";
+}
+
+TEST_F(NetSlotTest, ARestoredDriverIsToldWhateverItsLinkIs) {
+  state::Sections saved;
+  auto queues = device_->suspend();
+  device_->save(saved, "net0");
+  std::unique_ptr<NetDevice> restored;
+  accept([&] { restored = NetDevice::create(plugged(), "net0", ram_.memory()).value(); });
+  ASSERT_TRUE(restored->restore(saved, "net0"));
+  device_ = std::move(restored);
+  resume(std::move(queues));
+  EXPECT_TRUE(device_->statistics().link_up);
+  EXPECT_EQ(interrupts_.config_changes(), 1u) << "its driver saw no link";
+  // Told once.
+  resume(device_->suspend());
+  EXPECT_EQ(interrupts_.config_changes(), 1u);
+}
+
+TEST_F(NetSlotTest, TheFirstOfTwoChangesIsNotForgotten) {
+  auto queues = device_->suspend();
+  for (int i = 0; i < 2; ++i) {
+    auto change = prepare(plugged());
+    ASSERT_TRUE(change && (*change)->make());
+  }
+  resume(std::move(queues));
+  EXPECT_EQ(interrupts_.config_changes(), 1u) << "no link, a link, and another";
 }
 
 TEST_F(NetSlotTest, WhatCannotBeReachedChangesNothing) {
