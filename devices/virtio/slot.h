@@ -6,6 +6,8 @@
 //   change.reset();                              // closes what was there before
 #pragma once
 
+#include <cstdint>
+
 #include "src/base/result.h"
 
 namespace vmm::virtio {
@@ -14,9 +16,21 @@ namespace vmm::virtio {
 class SlotChange {
  public:
   virtual ~SlotChange() = default;
+  // Whether a driver that uses these features can go on after it. Before make(), by the same
+  // thread; the device goes on meanwhile.
+  virtual Result<void> check(std::uint64_t /*features*/) const { return {}; }
   // Once, while the device is suspended or was never activated. On an error the device is as it
-  // was, or connected to nothing: the message says so.
-  virtual Result<void> make() = 0;
+  // was.
+  Result<void> make() {
+    auto made = do_make();
+    is_made_ = made.has_value();
+    return made;
+  }
+  bool is_made() const { return is_made_; }
+
+ private:
+  virtual Result<void> do_make() = 0;
+  bool is_made_ = false;
 };
 
 }  // namespace vmm::virtio

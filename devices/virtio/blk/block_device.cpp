@@ -175,12 +175,13 @@ class BlockDevice::Exchange : public SlotChange {
  public:
   Exchange(BlockDevice& device, std::unique_ptr<disk::Disk> disk, std::string shown)
       : device_(device), disk_(std::move(disk)), shown_(std::move(shown)) {}
-  Result<void> make() override {
+
+ private:
+  Result<void> do_make() override {
     disk_ = device_.put(std::move(disk_), shown_);
     return {};
   }
 
- private:
   BlockDevice& device_;
   std::unique_ptr<disk::Disk> disk_;  // the new one, then the old one
   const std::string shown_;
@@ -191,7 +192,9 @@ class BlockDevice::Resizing : public SlotChange {
  public:
   Resizing(BlockDevice& device, disk::DiskConfig config, std::uint64_t size)
       : device_(device), config_(std::move(config)), size_(size) {}
-  Result<void> make() override {
+
+ private:
+  Result<void> do_make() override {
     device_.put(std::make_unique<disk::EmptyDisk>(), "").reset();
     const auto resized =
         disk::qcow2::resize({.path = config_.path, .format = config_.format, .size = size_});
@@ -201,7 +204,6 @@ class BlockDevice::Resizing : public SlotChange {
     return resized;
   }
 
- private:
   BlockDevice& device_;
   const disk::DiskConfig config_;
   const std::uint64_t size_;

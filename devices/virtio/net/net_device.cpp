@@ -104,9 +104,14 @@ NamedValues NetDevice::metrics() {
 }
 
 std::uint64_t NetDevice::features() const {
+  return features_with(*parts_.backend, parts_.vhost.get());
+}
+
+std::uint64_t NetDevice::features_with(const net::NetBackend& backend,
+                                       const net::VhostNet* vhost) const {
   std::uint64_t ring = kFeatureEventIdx | kFeatureIndirectDescriptors | virtio_net::kMrgRxbuf;
-  if (parts_.vhost) ring &= parts_.vhost->features();
-  std::uint64_t features = ring | parts_.backend->features() | virtio_net::kMac |
+  if (vhost != nullptr) ring &= vhost->features();
+  std::uint64_t features = ring | backend.features() | virtio_net::kMac |
                            virtio_net::kStatus | virtio_net::kCtrlVq | virtio_net::kCtrlMacAddr |
                            virtio_net::kCtrlGuestOffloads;
   if (max_pairs() > 1) features |= virtio_net::kMq;
@@ -122,9 +127,16 @@ class NetDevice::Exchange : public SlotChange {
   Exchange(NetDevice& device, std::unique_ptr<net::NetBackend> backend,
            std::unique_ptr<net::VhostNet> vhost, bool link)
       : device_(device), backend_(std::move(backend)), vhost_(std::move(vhost)), link_(link) {}
-  Result<void> make() override { return device_.exchange(backend_, vhost_, link_); }
+  Result<void> check(std::uint64_t features) const override {
+    return device_.check_exchange(*backend_, vhost_.get(), features);
+  }
 
  private:
+  Result<void> do_make() override {
+    device_.exchange(backend_, vhost_, link_);
+    return {};
+  }
+
   NetDevice& device_;
   std::unique_ptr<net::NetBackend> backend_;  // the new one, then the old one
   std::unique_ptr<net::VhostNet> vhost_;
@@ -135,30 +147,33 @@ Result<std::unique_ptr<SlotChange>> NetDevice::prepare(const NetConfig& config) 
   auto backend = TRY(open_backend(config));
   auto vhost = TRY(open_vhost(config));
   TRY(backend->wait_ready());
-  return std::make_unique<Exchange>(*this, std::move(backend), std::move(vhost),
-                                    config.kind != NetKind::unplugged);
-}
-
-// While it is suspended or was never activated: the next activation starts the new one.
-Result<void> NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
-                                 std::unique_ptr<net::VhostNet>& vhost, bool link) {
   if (backend->queue_pairs() != max_pairs()) {
     return fail("{}: the card has {} queue pairs, the network {}", parts_.name, max_pairs(),
                 backend->queue_pairs());
   }
+  return std::make_unique<Exchange>(*this, std::move(backend), std::move(vhost),
+                                    config.kind != NetKind::unplugged);
+}
+
+Result<void> NetDevice::check_exchange(const net::NetBackend& backend, const net::VhostNet* vhost,
+                                       std::uint64_t features) const {
+  const auto missing = features & ~(features_with(backend, vhost) | kFeatureVersion1);
+  if (missing == 0) return {};
+  if ((missing & ~(virtio_net::kHostEcn | virtio_net::kGuestEcn)) == 0) {
+    return fail("{}: its driver uses segments with ECN, which only a tap takes", parts_.name);
+  }
+  return fail("{}: its driver uses the feature bits {:#x}, which this network does not have",
+              parts_.name, missing);
+}
+
+// While it is suspended or was never activated: the next activation starts the new one.
+void NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
+                         std::unique_ptr<net::VhostNet>& vhost, bool link) {
   if (std::exchange(backend_started_, false) && link_up_) parts_.backend->stop();
   std::swap(parts_.backend, backend);
   std::swap(parts_.vhost, vhost);
-  const auto missing = features_ & ~(features() | kFeatureVersion1);
-  if (missing != 0) {
-    std::swap(parts_.backend, backend);
-    std::swap(parts_.vhost, vhost);
-    return fail("{}: its driver uses the feature bits {:#x}, which this network does not have",
-                parts_.name, missing);
-  }
   has_vhost_ = parts_.vhost != nullptr;
   if (link_up_.exchange(link) != link) tells_link_ = true;
-  return {};
 }
 
 std::vector<std::uint16_t> NetDevice::queue_sizes() const {

@@ -88,8 +88,11 @@ class NetDevice : public Device {
   };
 
   class Exchange;
-  Result<void> exchange(std::unique_ptr<net::NetBackend>& backend,
-                        std::unique_ptr<net::VhostNet>& vhost, bool link);
+  std::uint64_t features_with(const net::NetBackend& backend, const net::VhostNet* vhost) const;
+  Result<void> check_exchange(const net::NetBackend& backend, const net::VhostNet* vhost,
+                              std::uint64_t features) const;
+  void exchange(std::unique_ptr<net::NetBackend>& backend, std::unique_ptr<net::VhostNet>& vhost,
+                bool link);
 
   unsigned max_pairs() const { return parts_.backend->queue_pairs(); }
   std::size_t control_index() const;

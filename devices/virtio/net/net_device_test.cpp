@@ -756,12 +756,25 @@ TEST_F(NetSlotTest, WhatCannotBeReachedChangesNothing) {
   EXPECT_FALSE(device_->prepare(nowhere));
   auto wide = card_;
   wide.queues = 4;
-  auto change = device_->prepare(wide);
-  ASSERT_TRUE(change);
-  const auto made = (*change)->make();
-  ASSERT_FALSE(made);
-  EXPECT_EQ(made.error().message(), "net0: the card has 1 queue pairs, the network 4");
+  const auto change = device_->prepare(wide);
+  ASSERT_FALSE(change);
+  EXPECT_EQ(change.error().message(), "net0: the card has 1 queue pairs, the network 4");
   ASSERT_TRUE(make(plugged()));
+}
+
+// Whatever this device was activated with before: the transport knows what the driver uses now.
+TEST_F(NetSlotTest, IsNotTakenWithoutWhatItsDriverUses) {
+  const auto change = prepare(plugged());
+  ASSERT_TRUE(change);
+  EXPECT_TRUE((*change)->check(kBase | virtio_net::kHostTso4 | kFeatureVersion1));
+  const auto why_not = [&](std::uint64_t features) {
+    const auto checked = (*change)->check(features);
+    return checked ? "" : checked.error().message();
+  };
+  EXPECT_EQ(why_not(kBase | virtio_net::kHostEcn | virtio_net::kGuestEcn),
+            "net0: its driver uses segments with ECN, which only a tap takes");
+  EXPECT_EQ(why_not(kBase | virtio_net::kMtu | virtio_net::kHostEcn),
+            "net0: its driver uses the feature bits 0x2008, which this network does not have");
 }
 
 TEST_F(NetSlotTest, TheCardStaysWhatItIs) {

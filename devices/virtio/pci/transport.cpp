@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/base/caught.h"
+
 namespace vmm::virtio {
 namespace {
 
@@ -378,14 +380,17 @@ void PciTransport::activate() {
     (void)queue.kick.consume();  // from before the last reset
     activation.queues.push_back(ActiveQueue{std::move(*created), &queue.kick});
   }
-  start(std::move(activation));
+  (void)start(std::move(activation));
 }
 
-void PciTransport::start(Activation activation) {
+// Until a reset it is tried once: its queues went with it.
+Result<void> PciTransport::start(Activation activation) {
   if (const auto result = device_.activate(std::move(activation)); !result) {
     msix_.release_routes();
-    needs_reset(result.error().message());
-    return;
+    log::warn_limited(limit_, "{}: the device cannot start, and needs a reset: {}", name_,
+                      result.error().message());
+    set_needs_reset();
+    return result;
   }
   active_ = true;
   attach_doorbells();
@@ -393,6 +398,7 @@ void PciTransport::start(Activation activation) {
   for (auto& queue : queues_) {
     if (queue.enabled) queue.kick.signal();
   }
+  return {};
 }
 
 void PciTransport::deactivate() {
@@ -408,18 +414,24 @@ void PciTransport::suspend() {
   suspend_active();
 }
 
-void PciTransport::resume() {
+Result<void> PciTransport::resume() {
   std::lock_guard lock(mutex_);
-  resume_suspended();
+  return resume_suspended();
 }
 
-Result<void> PciTransport::change(SlotChange& change) {
+Result<void> PciTransport::change(SlotChange& change, const std::function<void()>& suspended) {
   std::lock_guard lock(mutex_);
+  if ((status_ & kFeaturesOk) != 0) TRY(change.check(driver_features_));
   const bool was_active = active_;  // else somebody else suspended it, or the driver is not there
   suspend_active();
-  const auto made = change.make();
-  if (was_active) resume_suspended();
-  return made;
+  const auto made = caught([&] {
+    suspended();
+    return change.make();
+  });
+  const auto resumed = was_active ? resume_suspended() : Result<void>();
+  if (!made || resumed) return made;
+  return fail("{} is changed, but does not go on until its driver resets it: {}", name_,
+              resumed.error().message());
 }
 
 void PciTransport::suspend_active() {
@@ -430,8 +442,8 @@ void PciTransport::suspend_active() {
   active_ = false;
 }
 
-void PciTransport::resume_suspended() {
-  if (!suspended_) return;
+Result<void> PciTransport::resume_suspended() {
+  if (!suspended_) return {};
   Activation activation;
   activation.features = driver_features_;
   activation.interrupts = this;
@@ -443,7 +455,7 @@ void PciTransport::resume_suspended() {
       activation.queues[i] = ActiveQueue{std::move(*queues[i]), &queues_[i].kick};
     }
   }
-  start(std::move(activation));
+  return start(std::move(activation));
 }
 
 TransportState PciTransport::save() {
@@ -594,6 +606,10 @@ void PciTransport::config_changed() {
 void PciTransport::needs_reset(std::string_view reason) {
   log::warn_limited(limit_, "{}: the guest broke the rules, the device needs a reset: {}", name_,
                     reason);
+  set_needs_reset();
+}
+
+void PciTransport::set_needs_reset() {
   status_.fetch_or(kNeedsReset);
   config_changed();
 }

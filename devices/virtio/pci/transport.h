@@ -19,6 +19,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -47,9 +48,11 @@ class PciTransport : public pci::Function, private Interrupts {
   // While no vCPU runs: stops the device for a while, with its requests finished and its place in
   // the rings kept, and lets it go on.
   void suspend();
-  void resume();
-  // What a slot is connected to, at any time; the guest goes on as if nothing had been.
-  Result<void> change(SlotChange& change);
+  Result<void> resume();
+  // What a slot is connected to, at any time; the guest goes on as if nothing had been. An error
+  // when it was made (SlotChange::is_made): the device does not go on until its driver resets it.
+  // `suspended` is called when its requests are finished, before it is made.
+  Result<void> change(SlotChange& change, const std::function<void()>& suspended = [] {});
   // While suspended. restore(), in a new transport, leaves it suspended; an error changes nothing
   // that matters, as the machine is not started then.
   TransportState save();
@@ -84,9 +87,9 @@ class PciTransport : public pci::Function, private Interrupts {
   void write_queue(std::uint64_t offset, unsigned size, std::uint64_t value);
   void write_status(std::uint8_t value);
   void activate();
-  void start(Activation activation);
+  Result<void> start(Activation activation);
   void suspend_active();
-  void resume_suspended();
+  Result<void> resume_suspended();
   void deactivate();
   void reset();
   void attach_doorbells();
@@ -99,6 +102,7 @@ class PciTransport : public pci::Function, private Interrupts {
   void queue_used(std::uint16_t queue) override;
   void config_changed() override;
   void needs_reset(std::string_view reason) override;
+  void set_needs_reset();
   Result<int> queue_event_fd(std::uint16_t queue) override;
 
   const std::string name_;

@@ -57,6 +57,19 @@ struct Doorbells : DoorbellRegistry {
   std::vector<std::uint64_t> attached;
 };
 
+class FakeChange : public SlotChange {
+ public:
+  Result<void> check(std::uint64_t used) const override {
+    if ((used & missing) != 0) return fail("bits {:#x} are missing", used & missing);
+    return {};
+  }
+  std::uint64_t missing = 0;
+  std::function<Result<void>()> made = [] { return Result<void>(); };
+
+ private:
+  Result<void> do_make() override { return made(); }
+};
+
 class TransportTest : public ::testing::Test {
  protected:
   TransportTest() {
@@ -110,7 +123,7 @@ class TransportTest : public ::testing::Test {
   TransportState save() {
     transport_->suspend();
     auto state = transport_->save();
-    transport_->resume();
+    EXPECT_TRUE(transport_->resume());
     return state;
   }
   // A new transport with that state, in the place of the fixture's.
@@ -118,7 +131,7 @@ class TransportTest : public ::testing::Test {
     transport_ =
         std::move(PciTransport::create("fake", device_, ram_.memory(), sink_, doorbells_).value());
     TRY(transport_->restore(state));
-    transport_->resume();
+    EXPECT_TRUE(transport_->resume());
     return {};
   }
   test::GuestRam ram_;
@@ -354,6 +367,71 @@ TEST_F(TransportTest, RestoresWhatAnActiveDriverMadeOdd) {
   ASSERT_TRUE(restore(odd));
   EXPECT_EQ(read(0x14, 1), 15u);
   EXPECT_TRUE(device_.active.interrupts);
+}
+
+TEST_F(TransportTest, ASlotIsChangedWhileItsDeviceIsSuspended) {
+  start_driver();
+  FakeChange change;
+  bool suspended = false;
+  change.made = [&] {
+    EXPECT_TRUE(suspended);
+    EXPECT_FALSE(device_.active.interrupts);
+    return Result<void>();
+  };
+  ASSERT_TRUE(transport_->change(change, [&] { suspended = true; }));
+  EXPECT_TRUE(change.is_made());
+  EXPECT_TRUE(device_.active.resumed);
+}
+
+TEST_F(TransportTest, AChangeWithoutWhatTheDriverUsesIsNotMade) {
+  FakeChange change;
+  change.missing = 4;
+  negotiate(kFeatureVersion1 | 4);
+  const auto made = transport_->change(change);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message(), "bits 0x4 are missing");
+  EXPECT_FALSE(change.is_made());
+  // Of a restored driver the device knows nothing until it goes on; after a reset nobody uses any.
+  enable_queue(0, driver_.config());
+  write(0x14, 1, 15);
+  transport_->suspend();
+  const auto state = transport_->save();
+  transport_ =
+      std::move(PciTransport::create("fake", device_, ram_.memory(), sink_, doorbells_).value());
+  ASSERT_TRUE(transport_->restore(state));
+  EXPECT_FALSE(transport_->change(change));
+  write(0x14, 1, 0);
+  EXPECT_TRUE(transport_->change(change));
+}
+
+TEST_F(TransportTest, ADeviceGoesOnAfterAChangeThatFailed) {
+  start_driver();
+  FakeChange change;
+  change.made = [] { return fail("no"); };
+  EXPECT_FALSE(transport_->change(change));
+  EXPECT_TRUE(device_.active.resumed);
+  device_.active.resumed = false;
+  change.made = []() -> Result<void> { throw std::bad_alloc(); };
+  const auto made = transport_->change(change);
+  ASSERT_FALSE(made);
+  EXPECT_NE(made.error().message().find("no memory"), std::string::npos);
+  EXPECT_TRUE(device_.active.resumed);
+  EXPECT_FALSE(change.is_made());
+}
+
+TEST_F(TransportTest, ADeviceThatCannotGoOnAfterAChangeIsAnError) {
+  start_driver();
+  FakeChange change;
+  device_.refuse = true;
+  const auto made = transport_->change(change);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message(),
+            "fake is changed, but does not go on until its driver resets it: not today");
+  EXPECT_TRUE(change.is_made());
+  EXPECT_EQ(read(0x14, 1) & 64, 64u) << "DEVICE_NEEDS_RESET";
+  device_.refuse = false;
+  write(0x14, 1, 0);
+  start_driver();
 }
 
 TEST_F(TransportTest, VectorsThatDoNotExistReadAsNone) {

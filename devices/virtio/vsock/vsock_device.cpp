@@ -145,12 +145,13 @@ class VsockDevice::Exchange : public SlotChange {
  public:
   Exchange(VsockDevice& device, std::optional<UnixListener> listener, std::string path)
       : device_(device), listener_(std::move(listener)), path_(std::move(path)) {}
-  Result<void> make() override {
+
+ private:
+  Result<void> do_make() override {
     device_.exchange(listener_, path_);
     return {};
   }
 
- private:
   VsockDevice& device_;
   std::optional<UnixListener> listener_;  // the new one, then the old one
   const std::string path_;

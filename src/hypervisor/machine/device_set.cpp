@@ -1,7 +1,9 @@
 #include "src/hypervisor/machine/device_set.h"
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
+#include <utility>
 
 #include "src/hypervisor/machine/device_kinds.h"
 
@@ -53,7 +55,8 @@ void DeviceSet::suspend() {
 }
 
 void DeviceSet::resume() {
-  for (auto& entry : entries_) entry.transport->resume();
+  // One that cannot go on needs a reset: it has said so, to its driver and in the log.
+  for (auto& entry : entries_) (void)entry.transport->resume();
 }
 
 virtio::Device* DeviceSet::find(std::string_view name) const {
@@ -64,8 +67,9 @@ virtio::Device* DeviceSet::find(std::string_view name) const {
 Result<void> DeviceSet::change(std::string_view name, virtio::SlotChange& change) {
   const auto found = std::ranges::find(entries_, name, &Entry::name);
   if (found == entries_.end()) return fail("no component '{}'", name);
-  const Waits::Scope waiting(*waits_, fmt::format("device {}", name));
-  return found->transport->change(change);
+  // Files may take their time, while nothing of the device hangs.
+  std::optional<Waits::Scope> waiting(std::in_place, *waits_, fmt::format("device {}", name));
+  return found->transport->change(change, [&] { waiting.reset(); });
 }
 
 void DeviceSet::save(state::Sections& sections) {

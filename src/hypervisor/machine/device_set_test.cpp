@@ -120,6 +120,32 @@ TEST_F(DeviceSetTest, ASlotSaysWhatIsInIt) {
                                   path));
 }
 
+// The watch for hangs would end the machine while a slow disk is synced.
+TEST_F(DeviceSetTest, AChangeIsNoHang) {
+  class Change : public virtio::SlotChange {
+   public:
+    explicit Change(const Waits& waits) : waits_(waits) {}
+
+   private:
+    Result<void> do_make() override {
+      while (Waits::Clock::now() == begun_) {
+      }
+      EXPECT_EQ(waits_.longer_than({}), "");
+      return {};
+    }
+    const Waits& waits_;
+    const Waits::Clock::time_point begun_ = Waits::Clock::now();
+  };
+  auto config = bare();
+  config.disks = {{.slot_size = 1u << 20}};
+  create(config);
+  const auto waits = std::make_shared<Waits>();
+  set_->tell_waits(waits);
+  Change change(*waits);
+  EXPECT_TRUE(set_->change("blk0", change));
+  EXPECT_TRUE(change.is_made());
+}
+
 TEST_F(DeviceSetTest, TheTargetReachesTheDevice) {
   auto config = bare();
   config.balloon = config.rng = true;

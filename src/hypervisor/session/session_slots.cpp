@@ -29,6 +29,7 @@ struct Session::SlotWork {
   SlotRequest request;
   MachineConfig config;  // as it is then
   std::unique_ptr<virtio::SlotChange> change;
+  bool is_made = false;  // though the device may not be able to go on
 };
 
 bool Session::serve_slots(const protocol::Command& command, const ControlServer::Answer& answer) {
@@ -54,7 +55,7 @@ Result<std::shared_ptr<Session::SlotWork>> Session::begin_change(SlotRequest req
   if (changing_.contains(request.component)) {
     return fail("{} is being changed: ask later", request.component);
   }
-  auto work = std::make_shared<SlotWork>(SlotWork{std::move(request), config_, nullptr});
+  auto work = std::make_shared<SlotWork>(SlotWork{std::move(request), config_, nullptr, false});
   TRY(apply(work->request, work->config));
   auto named = named_;
   TRY(apply(work->request, named));
@@ -89,12 +90,13 @@ void Session::make_change(const std::shared_ptr<SlotWork>& work,
   tasks_->in_order(
       [this, work] {
         const auto made = machine_->devices().change(work->request.component, *work->change);
+        work->is_made = work->change->is_made();
         work->change.reset();  // closes what was there, which may take time
         return made;
       },
       [this, work, answer](const Result<void>& made) {
         changing_.erase(work->request.component);
-        if (made) note_change(*work);
+        if (work->is_made) note_change(*work);
         answer(made ? Result<std::string>(std::string()) : std::unexpected(made.error()));
         go_on();
       });
