@@ -210,6 +210,7 @@ Result<int> run(const BootOptions& options) {
                                                  resumes ? config::As::same : config::As::copy));
     config = std::move(restored.config);
     unconnected = std::move(restored.unconnected);
+    start.attached = std::move(restored.attached);
   }
   if (!options.dump_tables.empty() && start.snapshot) {
     return fail("--{} is for a machine that boots, not for one that is restored",

@@ -143,7 +143,7 @@ class Restoring {
     if (mine.balloon && !config_.balloon) return lacks("balloon");
     if (mine.rng && !config_.rng) return lacks("rng");
     TRY(connect_disks());
-    return RestoredMachine{std::move(config_), std::move(unconnected_)};
+    return RestoredMachine{std::move(config_), std::move(unconnected_), std::move(filled_)};
   }
 
  private:
@@ -217,6 +217,7 @@ class Restoring {
       const auto* entry = entries[i];
       if (const auto* given = given_for(i); given != nullptr && disks[i].is_slot()) {
         disks[i] = TRY(disk::fill_slot(disks[i], *given));
+        filled_.insert(disk_name(i));
       } else if (entry != nullptr) {
         TRY(connect_disk(*entry, disks[i], attached_.disks[i]));
       } else {
@@ -348,6 +349,7 @@ class Restoring {
   MachineConfig config_;
   MachineConfig attached_;  // as the manifest notes it
   std::vector<std::string> unconnected_;
+  std::set<std::string> filled_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 //   Session::create(restored.config, ...);
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ struct RestoredMachine {
   // What the snapshot names and nobody else, with the option that connects it: "vsock to '/v'
   // (--vsock)".
   std::vector<std::string> unconnected;
+  // Slots ("blk1") with a disk that the person put there, not the snapshot's.
+  std::set<std::string> attached;
 };
 
 // `given`: what the person said. Networks other than `user` have no link and the vsock device

@@ -341,10 +341,12 @@ TEST_F(RestoredSlotsTest, AreWhatTheyWereUnlessTheyAreFilled) {
                                                    .slot_size = 2u << 30,
                                                    .io = disk::IoEngine::threads,
                                                    .queues = 2}));
-  // What was in a slot may be another one.
+  // What was in a slot may be another one, of which an incremental snapshot knows nothing.
   const auto replaced = restored("one", {"blk0=other.img"});
   ASSERT_TRUE(replaced) << replaced.error().message();
   EXPECT_EQ(replaced->disks.at(0), (disk::DiskConfig{.path = "other.img", .slot_size = 1u << 30}));
+  EXPECT_EQ(machine("one", disks({"blk0=other.img"}))->attached, std::set<std::string>{"blk0"});
+  EXPECT_TRUE(machine("one")->attached.empty());
   EXPECT_EQ(why_not_disks("one", {"blk2=x,ro"}),
             "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk");
   EXPECT_NE(why_not_disks("one", {"blk2=x,queues=2"}), "");

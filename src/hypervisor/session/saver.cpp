@@ -133,8 +133,11 @@ Saver::Saver(snapshot::MachineTexts texts, const snapshot::BootFiles& boot)
 
 Saver::~Saver() = default;
 
-void Saver::restored_from(Machine& machine, std::string digest) {
-  for_each_disk(machine, [](const std::string&, disk::CopiedDisk& disk) { disk.start_record(); });
+void Saver::restored_from(Machine& machine, std::string digest,
+                          const std::set<std::string>& attached) {
+  for_each_disk(machine, [&](const std::string& name, disk::CopiedDisk& disk) {
+    if (!attached.contains(name)) disk.start_record();
+  });
   tracked_ = std::move(digest);
   tracking_ = snapshot::Tracking::restored;
 }

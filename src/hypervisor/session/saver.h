@@ -12,6 +12,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,8 +41,8 @@ class Saver {
   ~Saver();
 
   // The machine, suspended yet, came from the snapshot of that digest: incremental ones may build
-  // on it.
-  void restored_from(Machine& machine, std::string digest);
+  // on it. Devices `attached` have other disks than it has, which these copy whole.
+  void restored_from(Machine& machine, std::string digest, const std::set<std::string>& attached);
   // Other ones, of what its devices are connected with. While no snapshot is taken.
   void set_texts(snapshot::MachineTexts texts) { texts_ = std::move(texts); }
   // Another machine has taken its place: nothing is known of it.

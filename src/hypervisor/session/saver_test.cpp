@@ -29,7 +29,7 @@ class SaverTest : public ::testing::Test {
     folder_ = pattern;
     test::write_kernel(folder_ + "/kernel", {0xf4});
     std::ofstream(folder_ + "/disk") << std::string(1u << 20, 'd');
-    MachineConfig config;
+    auto& config = config_;
     config.kernel = folder_ + "/kernel";
     config.memory = 64u << 20;
     config.disks.push_back({.path = folder_ + "/disk"});
@@ -57,6 +57,7 @@ class SaverTest : public ::testing::Test {
   }
 
   std::string folder_;
+  MachineConfig config_;
   std::unique_ptr<Machine> machine_;
   snapshot::BootFiles boot_;
   Saver saver_{snapshot::MachineTexts{.config = "{}", .attachments = {}}, boot_};
@@ -86,6 +87,32 @@ TEST_F(SaverTest, CancelledAtAnyPointItLeavesNothing) {
     const auto next =
         save({.directory = request.directory + "2", .parent = request.directory}, Progress::none());
     EXPECT_TRUE(next || next.error().message().contains("not known")) << next.error().message();
+  }
+}
+
+// Over the snapshot's copy of the disk that was in the slot then, a layer would show that one.
+TEST_F(SaverTest, ADiskThatWasAttachedAtTheRestoreIsCopiedWhole) {
+  const auto first = folder_ + "/first";
+  ASSERT_TRUE(save({.directory = first}, Progress::none()));
+  std::ofstream(folder_ + "/disk") << std::string(1u << 20, 'o');
+  for (const bool attached : {true, false}) {
+    machine_.reset();
+    auto machine = Machine::create(config_, {.on_end = [](End, std::string) {}});
+    ASSERT_TRUE(machine) << machine.error().message();
+    machine_ = std::move(*machine);
+    saver_.restored_from(*machine_, snapshot::Reader::open(first).value()->digest(),
+                         attached ? std::set<std::string>{"blk0"} : std::set<std::string>());
+    const auto next = folder_ + (attached ? "/attached" : "/restored");
+    const auto saved = save({.directory = next, .parent = first}, Progress::none());
+    ASSERT_TRUE(saved) << saved.error().message();
+    const auto reader = snapshot::Reader::open(next);
+    ASSERT_TRUE(reader);
+    const auto& entry = (*reader)->manifest().disks.at(0);
+    EXPECT_EQ(entry.layer, !attached);
+    if (!attached) continue;
+    std::string content(entry.size, 0);
+    std::ifstream((*reader)->disk_path(entry)).read(content.data(), ssize_t(content.size()));
+    EXPECT_EQ(content, std::string(1u << 20, 'o'));
   }
 }
 

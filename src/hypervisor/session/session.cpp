@@ -122,7 +122,7 @@ Result<void> Session::create_machine() {
   if (!machine) return fail("snapshot '{}': {}", snapshot->path(), machine.error().message());
   machine_ = std::move(*machine);
   if (config_.vsock) note_socket(config_.vsock->path);
-  saver_->restored_from(*machine_, snapshot->digest());
+  saver_->restored_from(*machine_, snapshot->digest(), start_.attached);
   if (snapshot->is_directory()) watch_working_set(*snapshot);
   return {};
 }

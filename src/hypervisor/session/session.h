@@ -64,6 +64,8 @@ class Session {
     // Of the configuration, for snapshots; null: none is taken.
     std::function<Result<snapshot::MachineTexts>(const MachineConfig&)> texts_of;
     std::unique_ptr<snapshot::Source> snapshot;  // null: a cold boot
+    // Devices ("blk1") whose disk is not what the snapshot has of them.
+    std::set<std::string> attached;
     Begin begin = Begin::running;
     std::chrono::steady_clock::time_point program_started = std::chrono::steady_clock::now();
     // A vCPU or a device that takes longer to stop ends the process.
