@@ -70,6 +70,9 @@ class CopiedDisk : public Disk {
   // No more copying: the guest's writes pass at once.
   void give_up();
 
+  // The disk itself again, and the end of this. While nothing is copied, and no channel is open.
+  std::unique_ptr<Disk> release() { return std::move(inner_); }
+
   const DiskInfo& info() const override { return inner_->info(); }
   const std::string& name() const override { return inner_->name(); }
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
@@ -96,7 +99,7 @@ class CopiedDisk : public Disk {
   void copy_chunk(std::uint64_t chunk, DataRange& known);  // unless it need not be copied
   void forget();
 
-  const std::unique_ptr<Disk> inner_;
+  std::unique_ptr<Disk> inner_;
   const std::uint64_t chunks_;
   ChunkSet written_;  // since start_record()
   bool is_recording_ = false;

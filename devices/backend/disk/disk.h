@@ -90,6 +90,11 @@ class Disk {
   // As sync(), and the file is as it will be when the disk is closed: unless something is written
   // first, closing it changes nothing. While nothing is in flight.
   virtual Result<void> settle() { return sync(); }
+  // Makes it larger; what is new reads as zeroes. While no channel is open. On an error it is as it
+  // was. Blocks: what was written before reaches stable storage with it.
+  virtual Result<void> grow(std::uint64_t /*size*/) {
+    return fail("disk '{}' is of a kind that does not grow", name());
+  }
   // Reads [offset, offset + target's size) on the calling thread.
   virtual Result<void> read(std::uint64_t offset, std::span<std::byte> target) = 0;
   // The first part at or behind `offset`, which is inside of the disk, that may hold other bytes

@@ -15,6 +15,7 @@ class MagicGuard : public Disk {
   const std::string& name() const override { return disk_->name(); }
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
   Result<void> sync() override { return disk_->sync(); }
+  Result<void> grow(std::uint64_t size) override { return disk_->grow(size); }
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override {
     return disk_->read(offset, target);
   }

@@ -13,6 +13,7 @@ class RawDisk : public Disk {
   const std::string& name() const override { return file_->name(); }
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
   Result<void> sync() override;
+  Result<void> grow(std::uint64_t size) override { return file_->grow(size); }
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override;
   Result<DataRange> next_data(std::uint64_t offset) override { return file_->next_data(offset); }
   int plain_file() const override;

@@ -163,6 +163,24 @@ Result<DataRange> RawFile::next_data(std::uint64_t offset) const {
   return found;
 }
 
+Result<void> RawFile::grow(std::uint64_t size) {
+  if (kind_ != Kind::file) {
+    return fail("disk '{}' is a block device, which cannot be resized here", name_);
+  }
+  struct stat status{};
+  if (::fstat(fd(), &status) < 0) return fail_errno("cannot examine disk '{}'", name_);
+  const auto now = static_cast<std::uint64_t>(status.st_size);
+  if (now < info_.size || now > size) {
+    return fail("disk '{}' has {} bytes by now: somebody else resized it", name_, now);
+  }
+  if (now < size && ::ftruncate(fd(), static_cast<off_t>(size)) < 0) {
+    return fail_errno("cannot resize disk '{}'", name_);
+  }
+  if (::fsync(fd()) < 0) return fail_errno("cannot resize disk '{}'", name_);
+  info_.size = size;
+  return {};
+}
+
 bool RawFile::is_aligned(const Request& request) const {
   if (!direct_) return true;
   return std::all_of(request.buffers.begin(), request.buffers.end(), [this](const iovec& buffer) {

@@ -37,6 +37,9 @@ class RawFile {
   // made anew as often as it likes.
   log::RateLimit& log_limit() { return log_limit_; }
 
+  // See Disk::grow().
+  Result<void> grow(std::uint64_t size);
+
   // Carries a request out on the calling thread; 0 or the errno. Any thread.
   int perform(const Request& request);
   // Whether O_DIRECT takes these buffers as they are.

@@ -5,7 +5,7 @@
 
 #include "devices/backend/disk/copied_disk.h"
 #include "devices/backend/disk/empty_disk.h"
-#include "devices/backend/disk/qcow2/resize.h"
+#include "devices/backend/disk/qcow2/snapshot_file.h"
 #include "devices/virtio/blk/state.h"
 
 namespace vmm::virtio {
@@ -187,25 +187,14 @@ class BlockDevice::Exchange : public SlotChange {
   const std::string shown_;
 };
 
-// Nobody else may have the disk open meanwhile: not even this device.
 class BlockDevice::Resizing : public SlotChange {
  public:
-  Resizing(BlockDevice& device, disk::DiskConfig config, std::uint64_t size)
-      : device_(device), config_(std::move(config)), size_(size) {}
+  Resizing(BlockDevice& device, std::uint64_t size) : device_(device), size_(size) {}
 
  private:
-  Result<void> do_make() override {
-    device_.put(std::make_unique<disk::EmptyDisk>(), "").reset();
-    const auto resized =
-        disk::qcow2::resize({.path = config_.path, .format = config_.format, .size = size_});
-    auto disk = open_disk_of(config_);
-    if (!disk) return fail("{}: it is detached", disk.error().message());
-    device_.put(std::move(*disk), shown_name(config_)).reset();
-    return resized;
-  }
+  Result<void> do_make() override { return device_.grow(size_); }
 
   BlockDevice& device_;
-  const disk::DiskConfig config_;
   const std::uint64_t size_;
 };
 
@@ -224,21 +213,37 @@ Result<std::unique_ptr<SlotChange>> BlockDevice::prepare_resize(const disk::Disk
     return fail("invalid size of {} bytes: expected a multiple of {} up to the slot's {}", size,
                 disk::kSectorSize, slot_size_);
   }
-  return std::make_unique<Resizing>(*this, config, size);
+  if (!config.scratch) TRY(disk::qcow2::refuse_snapshot_file(config.path));
+  // What takes its time is done before the device waits for it.
+  TRY(disk_->sync());
+  return std::make_unique<Resizing>(*this, size);
 }
 
 std::unique_ptr<disk::Disk> BlockDevice::put(std::unique_ptr<disk::Disk> disk,
                                              const std::string& shown) {
   std::swap(disk_, disk);
   copied_ = nullptr;
+  look_at_disk();
+  std::lock_guard lock(shown_mutex_);
+  shown_ = shown;
+  return disk;
+}
+
+// The next snapshot copies all of it.
+Result<void> BlockDevice::grow(std::uint64_t size) {
+  if (copied_ != nullptr) disk_ = std::exchange(copied_, nullptr)->release();
+  auto grown = disk_->grow(size);
+  look_at_disk();
+  return grown;
+}
+
+void BlockDevice::look_at_disk() {
   shared_.disk = disk_.get();
   shared_.limiter.restart_total(disk_->copied_bytes());
   shared_.failures.restart();
   config_.capacity = disk_->info().size / disk::kSectorSize;
   std::lock_guard lock(shown_mutex_);
-  shown_ = shown;
   shown_size_ = disk_->info().size;
-  return disk;
 }
 
 disk::CopiedDisk* BlockDevice::copied_disk() {

@@ -46,7 +46,7 @@ class BlockDevice : public Device {
   // What becomes of the slot. Beside the device's work; `config` is the slot's with what is to be
   // in it. Errors are sentences about the file.
   Result<std::unique_ptr<SlotChange>> prepare(const disk::DiskConfig& config);
-  // Its disk with so many bytes more, for the guest as well.
+  // Its disk, whatever has its name now, with `size` bytes, for the guest as well.
   Result<std::unique_ptr<SlotChange>> prepare_resize(const disk::DiskConfig& config,
                                                      std::uint64_t size);
 
@@ -69,8 +69,10 @@ class BlockDevice : public Device {
   class Resizing;
 
   BlockDevice(std::unique_ptr<disk::Disk> disk, const disk::DiskConfig& config, std::string name);
-  // While it is suspended or was never activated; what was there before.
+  // Both while it is suspended or was never activated. What was there before.
   std::unique_ptr<disk::Disk> put(std::unique_ptr<disk::Disk> disk, const std::string& shown);
+  Result<void> grow(std::uint64_t size);
+  void look_at_disk();
 
   std::unique_ptr<disk::Disk> disk_;
   disk::CopiedDisk* copied_ = nullptr;  // disk_, once it is one

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "devices/backend/disk/copied_disk.h"
+#include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/temporary_file.h"
 #include "devices/virtio/blk/block_device.h"
 #include "devices/virtio/device_suite_test.h"
@@ -169,6 +171,48 @@ TEST_F(SlotTest, GrowsWithItsDisk) {
   EXPECT_EQ(capacity(), 2 * kSectors);
   EXPECT_EQ(read(), '1');
   EXPECT_EQ(std::filesystem::file_size(directory_.path() + "/one"), 2 * kSize);
+}
+
+// A file is the guest's, not its name.
+TEST_F(SlotTest, GrowsWhateverItsFileIsCalled) {
+  const auto path = image("one", '1');
+  ASSERT_TRUE(put(path));
+  const auto grow = [&](std::uint64_t size) {
+    return make(device_->prepare_resize(with(path), size));
+  };
+  std::filesystem::rename(path, path + "-moved");
+  ASSERT_TRUE(grow(2 * kSize)) << "though nothing has its name";
+  image("one", 'o');
+  ASSERT_TRUE(grow(3 * kSize)) << "though another file has it";
+  EXPECT_EQ(capacity(), 3 * kSectors);
+  EXPECT_EQ(std::filesystem::file_size(path), kSize) << "which is nobody's to resize";
+  EXPECT_EQ(std::filesystem::file_size(path + "-moved"), 3 * kSize);
+  EXPECT_EQ(read(), '1');
+  // What cannot be done leaves it as it was.
+  std::filesystem::resize_file(path + "-moved", 5 * kSize);
+  EXPECT_FALSE(grow(4 * kSize)) << "somebody else resizes it";
+  EXPECT_EQ(std::filesystem::file_size(path + "-moved"), 5 * kSize);
+  EXPECT_EQ(capacity(), 3 * kSectors);
+  EXPECT_EQ(read(), '1');
+}
+
+TEST_F(SlotTest, AnImageGrowsAndTheBaseOfAScratchDiskDoesNot) {
+  const auto base = image("base", 'b');
+  const auto layer = directory_.path() + "/layer";
+  ASSERT_TRUE(disk::qcow2::create_image(
+      {.path = layer, .size = kSize, .backing_path = base, .backing_format = disk::ImageFormat::raw}));
+  auto scratch = with(base);
+  scratch.scratch = true;
+  for (const auto& config : {with(layer), scratch}) {
+    ASSERT_TRUE(make(device_->prepare(config)));
+    ASSERT_NE(device_->copied_disk(), nullptr);
+    ASSERT_TRUE(make(device_->prepare_resize(config, kSlotSize)));
+    EXPECT_EQ(capacity(), kSlotSize / 512);
+    EXPECT_EQ(read(), 'b');
+    EXPECT_NE(device_->copied_disk(), nullptr) << "the next snapshot has it";
+    EXPECT_FALSE(device_->copied_disk()->is_recording()) << "all of it";
+  }
+  EXPECT_EQ(std::filesystem::file_size(base), kSize);
 }
 
 // What was asked before is answered by the disk of that time, or by the next one: never lost.

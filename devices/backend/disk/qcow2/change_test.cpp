@@ -86,6 +86,50 @@ TEST_F(ChangeTest, GrowsAnImage) {
   }
 }
 
+// With changes that no flush has seen, before and after, and again.
+TEST_F(ChangeTest, GrowsAnImageThatIsOpen) {
+  directory_.file("base", 3u << 20);
+  for (const std::uint64_t cluster : {4096u, 65536u}) {
+    SCOPED_TRACE(cluster);
+    make("image", {.size = 1u << 20, .cluster_size = cluster, .backing_path = "base"});
+    auto disk = DrivenDisk::open({.path = path("image")});
+    ASSERT_TRUE(disk);
+    std::uint64_t size = 1u << 20;
+    std::vector<std::uint64_t> written;
+    const auto write_some = [&] {
+      written.clear();
+      for (std::uint64_t at = 0; at < size; at += size / 8) {
+        const auto letter = static_cast<char>('a' + written.size());
+        ASSERT_EQ(disk->write(at, std::string(512, letter)), 0);
+        written.push_back(at);
+      }
+      ASSERT_EQ(disk->range(Operation::discard, size / 16, size / 16), 0);
+      ASSERT_EQ(disk->write(size - 512, std::string(512, 'z')), 0);
+    };
+    for (const std::uint64_t larger : {2ull << 20, 100ull << 20, 64ull << 30}) {
+      write_some();
+      const auto grown = disk->grow(larger);
+      ASSERT_TRUE(grown) << grown.error().message();
+      EXPECT_EQ(disk->disk().info().size, larger);
+      EXPECT_EQ(disk->read(size - 512, 1024), std::string(512, 'z') + std::string(512, '\0'));
+      EXPECT_EQ(disk->read(size + (512u << 10), 512), std::string(512, '\0'))
+          << "nothing of the backing file is seen";
+      for (std::size_t i = 0; i < written.size(); ++i) {
+        EXPECT_EQ(disk->read(written[i], 512), std::string(512, static_cast<char>('a' + i)));
+      }
+      size = larger;
+    }
+    write_some();
+    const bool fits = cluster == 65536;
+    EXPECT_SENTENCE(error_of(disk->grow(2ull << 50)), fits ? "no error" : "too small");
+    EXPECT_EQ(disk->disk().info().size, fits ? 2ull << 50 : size);
+    disk.reset();
+    expect_clean("image");
+    EXPECT_EQ(read("image", size - 512, 512), std::string(512, 'z'));
+    ASSERT_EQ(::unlink(path("image").c_str()), 0);
+  }
+}
+
 TEST_F(ChangeTest, ShrinksAnImageAndShowsNothingOfItAgain) {
   make("image", {.size = 4u << 20});
   write("image", 0, std::string(4u << 20, 'x'));

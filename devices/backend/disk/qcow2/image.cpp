@@ -227,6 +227,45 @@ int Image::write_size() {
   return error != 0 ? error : storage_.sync();
 }
 
+// What is dirty is written first, so that the copy is what the file had. The old table's clusters
+// are freed last.
+int Image::grow_l1(std::uint32_t entries) {
+  if (const int error = settle(); error != 0) return error;
+  std::scoped_lock lock(flush_mutex_, mutex_);
+  changed();
+  const auto clusters = [&](std::uint64_t count) {
+    return round_up(count * 8, header_.cluster_size()) >> header_.cluster_bits;
+  };
+  const std::uint64_t count = clusters(entries);
+  const auto first = refcounts_->append(count);
+  if (!first) return first.error();
+  const std::uint64_t offset = *first << header_.cluster_bits;
+  std::vector<std::byte> table(count << header_.cluster_bits);
+  for (std::size_t i = 0; i < l1_.size(); ++i) store(&table[i * 8], l1_[i]);
+  int error = storage_.write(offset, table);
+  if (error == 0) error = refcounts_->write_back();
+  if (error == 0) error = storage_.sync();
+  std::byte fields[12];
+  store(fields, entries);
+  store(fields + 4, offset);
+  if (error == 0) error = storage_.write(kL1Field, fields);
+  if (error == 0) error = storage_.sync();
+  if (error != 0) return error;
+  const std::uint64_t old = header_.l1_offset >> header_.cluster_bits;
+  const std::uint64_t old_count = clusters(header_.l1_entries);
+  header_.l1_entries = entries;
+  header_.l1_offset = offset;
+  l1_.resize(entries);
+  cache_->grow(entries);
+  for (std::uint64_t i = 0; i < count; ++i) refcounts_->add_metadata(*first + i);
+  for (std::uint64_t i = 0; i < old_count && error == 0; ++i) {
+    refcounts_->remove_metadata(old + i);
+    error = refcounts_->decrement(old + i);
+  }
+  if (error == 0) error = refcounts_->write_back();
+  return error != 0 ? error : storage_.sync();
+}
+
 // ---- changing
 
 std::expected<Run, int> Image::allocate(std::uint64_t most) {

@@ -81,6 +81,8 @@ class Image {
   // See Chain::set_size().
   void set_size(std::uint64_t size) { header_.size = size; }
   int write_size();
+  // A larger copy of the L1 table, which the header then names. While nothing is in flight.
+  int grow_l1(std::uint32_t entries);
 
   int flush();
   // Flushes, and leaves nothing for a later flush to do. While nothing is in flight.

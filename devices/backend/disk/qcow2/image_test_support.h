@@ -123,6 +123,12 @@ class DrivenDisk {
     request.length = length;
     return run(request);
   }
+  Result<void> grow(std::uint64_t size) {
+    channel_.reset();
+    auto grown = disk_->grow(size);
+    channel_ = disk_->open_channel(*loop_, [] {});
+    return grown;
+  }
   int flush() { return range(disk::Operation::flush, 0, 0); }
 
  private:

@@ -35,6 +35,9 @@ class L2Cache {
       : by_index_(header.l1_entries),
         capacity_(std::max<std::size_t>(4, kBytes >> header.cluster_bits)) {}
 
+  // The image has more tables from now on.
+  void grow(std::uint32_t l1_entries) { by_index_.resize(l1_entries); }
+
   L2Table* find(std::uint32_t l1_index) {
     L2Table* table = by_index_[l1_index];
     if (table != nullptr && &tables_.front() != table) touch(table);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "devices/backend/disk/qcow2/qcow2_channel.h"
+#include "devices/backend/disk/qcow2/resize.h"
 #include "devices/backend/disk/uring_engine.h"
 
 namespace vmm::disk::qcow2 {
@@ -36,6 +37,12 @@ std::unique_ptr<Channel> Qcow2Disk::open_channel(EventLoop& loop, std::function<
 Result<void> Qcow2Disk::flushed(int error) const {
   if (error == 0) return {};
   return fail_errno_text(error, fmt::format("cannot flush disk '{}'", name()));
+}
+
+Result<void> Qcow2Disk::grow(std::uint64_t size) {
+  TRY(resize_image(*chain_, size));
+  info_.size = size;
+  return {};
 }
 
 Result<void> Qcow2Disk::read(std::uint64_t offset, std::span<std::byte> target) {

@@ -14,6 +14,7 @@ class Qcow2Disk : public Disk {
   std::unique_ptr<Channel> open_channel(EventLoop& loop, std::function<void()> ready) override;
   Result<void> sync() override { return flushed(chain_->flush()); }
   Result<void> settle() override { return flushed(chain_->settle()); }
+  Result<void> grow(std::uint64_t size) override;
   Result<void> read(std::uint64_t offset, std::span<std::byte> target) override;
   Result<DataRange> next_data(std::uint64_t offset) override;
   std::uint64_t copied_bytes() const override { return chain_->copied_bytes(); }

@@ -1,10 +1,11 @@
-// resize(): another size for a disk that nobody uses.
+// resize(): another size for a disk that nobody uses. resize_image(): for one that is open.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "devices/backend/disk/disk_config.h"
+#include "devices/backend/disk/qcow2/chain.h"
 #include "src/base/result.h"
 
 namespace vmm::disk::qcow2 {
@@ -22,5 +23,8 @@ struct ResizeOptions {
 // What is new reads as zeroes, whatever lies behind the image. A crash leaves the old size or the
 // new one; when it shrinks, what is to go may be gone with the old size.
 Result<void> resize(const ResizeOptions& options);
+// The same of a chain whose top is an image. While nothing is in flight; a larger one that could
+// not be made is as it was.
+Result<void> resize_image(Chain& chain, std::uint64_t size);
 
 }  // namespace vmm::disk::qcow2
