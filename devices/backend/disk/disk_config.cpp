@@ -61,6 +61,10 @@ spec::Fields fields_of(DiskConfig& disk) {
               .help = "the guest cannot write to it",
               .elsewhere = "readonly read-only"},
              spec::toggle(disk.read_only));
+  fields.add(spec::host({"rw", "rw",
+                         "the guest may write to it, as it may without `ro`; to be said of a slot "
+                         "of a snapshot that this user did not save on this host"}),
+             spec::toggle(disk.may_write));
   fields.add({"serial", "serial=TEXT", "up to 20 bytes, /sys/block/vda/serial in the guest"},
              serial_number(disk.serial));
   fields.add(spec::host({"scratch", "scratch", "what is written is gone when the machine ends"}),
@@ -82,6 +86,7 @@ spec::Fields fields_of(DiskConfig& disk) {
   fields.add({"iops-burst", "iops-burst=N", "requests at once after a pause"},
              rate(limits.burst_operations));
   fields.check_with([&disk]() -> Result<void> {
+    if (disk.read_only && disk.may_write) return fail("ro and rw do not go together");
     if (!disk.is_empty() || !disk.scratch) return {};
     return fail("scratch needs a path: nothing is written to an empty slot");
   });
@@ -101,18 +106,23 @@ Result<DiskConfig> fill_slot(const DiskConfig& slot, const DiskConfig& given) {
                          .path = given.path,
                          .format = given.format,
                          .read_only = given.read_only,
+                         .may_write = given.may_write,
                          .direct = given.direct,
                          .scratch = given.scratch,
                          .io = given.io};
   if (given != plain) {
     return fail(
-        "disk '{}': of what is attached only path, format, ro, scratch, direct and io can be said: "
-        "the slot has the rest",
+        "disk '{}': of what is attached only path, format, ro, rw, scratch, direct and io can be "
+        "said: the slot has the rest",
         given.path);
   }
   if (given.path.empty()) return fail("a path is missing: it says which disk is attached");
   if (given.read_only && !slot.read_only) {
     return fail("disk '{}': ',ro' is for a slot that has it: this guest may write to its disk",
+                given.path);
+  }
+  if (given.may_write && slot.read_only) {
+    return fail("disk '{}': ',rw' is for a slot without ',ro': this guest cannot write to its disk",
                 given.path);
   }
   auto filled = empty_slot(slot);
@@ -130,7 +140,7 @@ DiskConfig empty_slot(const DiskConfig& slot) {
   empty.label.clear();
   empty.layer.clear();
   empty.format = ImageFormat::automatic;
-  empty.direct = empty.scratch = false;
+  empty.may_write = empty.direct = empty.scratch = false;
   empty.io = IoEngine::automatic;
   return empty;
 }

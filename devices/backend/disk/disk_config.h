@@ -50,6 +50,7 @@ struct DiskConfig {
   std::string label;  // what messages call it; empty: its path
   ImageFormat format = ImageFormat::automatic;
   bool read_only = false;
+  bool may_write = false;  // said, where a stranger's snapshot would decide it
   bool direct = false;   // O_DIRECT: past the host's page cache
   bool scratch = false;  // what is written goes to a layer of its own (open_scratch())
   std::string layer;     // where that is made, and stays; empty: it has no name
@@ -72,7 +73,8 @@ spec::Fields fields_of(DiskConfig& disk);
 // PATH[,key=value...]
 Result<DiskConfig> parse_disk_config(std::string_view words);
 
-// The slot with `given` in it: of that, only the keys of the host, `format` and `ro` may be said.
+// The slot with `given` in it: of that, only the keys of the host, `format`, `ro` and `rw` may be
+// said.
 Result<DiskConfig> fill_slot(const DiskConfig& slot, const DiskConfig& given);
 // The slot with nothing in it.
 DiskConfig empty_slot(const DiskConfig& slot);

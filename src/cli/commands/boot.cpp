@@ -276,7 +276,9 @@ std::vector<Section> boot_sections() {
         {"--disk blkN=PATH[,format=raw|qcow2]",
          "a read-only disk that the snapshot has no copy of"},
         {"--disk blkN=PATH[,KEY...]",
-         "what is in a slot (size=SIZE), whatever was in it; with format, scratch, direct and io"},
+         "what is in a slot (size=SIZE), whatever was in it; with format, scratch, direct and io, "
+         "and with rw where only a snapshot that this user did not save on this host says that its "
+         "guest may write to it"},
         {"--name", "its name, the snapshot's if not given"}}},
       {"With --resume",
        {"The machine is the one that was saved: its network cards, vsock device, console, control "

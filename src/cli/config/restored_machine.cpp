@@ -216,7 +216,9 @@ class Restoring {
       disks[i].id.clear();
       const auto* entry = entries[i];
       if (const auto* given = given_for(i); given != nullptr && disks[i].is_slot()) {
-        disks[i] = TRY(disk::fill_slot(disks[i], *given));
+        auto filled = TRY(disk::fill_slot(disks[i], *given));
+        TRY(check_writable(disks[i], *given));
+        disks[i] = std::move(filled);
         filled_.insert(disk_name(i));
       } else if (entry != nullptr) {
         TRY(connect_disk(*entry, disks[i], attached_.disks[i]));
@@ -236,6 +238,16 @@ class Restoring {
                   entry == nullptr ? "has no such disk" : "has a copy of that disk itself");
     }
     return {};
+  }
+
+  // Whoever made the snapshot does not say that a file of this person's is written to.
+  Result<void> check_writable(const disk::DiskConfig& slot, const disk::DiskConfig& given) const {
+    if (slot.read_only || given.may_write || given.scratch) return {};
+    if (snapshot::is_from_here(snapshot_.path(), snapshot_.digest())) return {};
+    return fail(
+        "--disk {}={}: the guest of snapshot '{}', which was not saved by this user on this host, "
+        "may write to that disk: allow it with ,rw",
+        given.id, given.path, snapshot_.path());
   }
 
   const disk::DiskConfig* given_for(std::size_t index) const {

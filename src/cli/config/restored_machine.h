@@ -32,7 +32,8 @@ struct RestoredMachine {
 // --kernel a guest that resets boots the snapshot's own copy; of a snapshot that has none the
 // machine ends then. `--disk PATH` says where what is written to a
 // disk of the snapshot is kept, one for each; `--disk blkN=PATH` names the file of a read-only disk
-// that the snapshot has no copy of. What cannot change (memory, vCPUs) is refused.
+// that the snapshot has no copy of, or fills a slot: one that is written to with `rw`, unless the
+// snapshot was saved by this user on this host. What cannot change (memory, vCPUs) is refused.
 //
 // As the same machine it is connected to what the manifest notes, unless the person says otherwise,
 // and writes to its own disks. That is refused of a snapshot that another user or host made, and

@@ -330,7 +330,7 @@ TEST_F(RestoredSlotsTest, AreWhatTheyWereUnlessTheyAreFilled) {
   EXPECT_EQ(same->disks.at(1), (disk::DiskConfig{.slot_size = 1u << 30, .read_only = true}));
   EXPECT_EQ(same->disks.at(2), (disk::DiskConfig{.slot_size = 2u << 30, .queues = 2}));
   const auto filled =
-      restored("one", {"blk1=image.erofs,format=raw", "blk2=layer.qcow2,io=threads"});
+      restored("one", {"blk1=image.erofs,format=raw", "blk2=layer.qcow2,io=threads,rw"});
   ASSERT_TRUE(filled) << filled.error().message();
   EXPECT_EQ(filled->disks.at(0), same->disks.at(0));
   EXPECT_EQ(filled->disks.at(1), (disk::DiskConfig{.path = "image.erofs",
@@ -342,16 +342,38 @@ TEST_F(RestoredSlotsTest, AreWhatTheyWereUnlessTheyAreFilled) {
                                                    .io = disk::IoEngine::threads,
                                                    .queues = 2}));
   // What was in a slot may be another one, of which an incremental snapshot knows nothing.
-  const auto replaced = restored("one", {"blk0=other.img"});
+  const auto replaced = restored("one", {"blk0=other.img,rw"});
   ASSERT_TRUE(replaced) << replaced.error().message();
   EXPECT_EQ(replaced->disks.at(0), (disk::DiskConfig{.path = "other.img", .slot_size = 1u << 30}));
-  EXPECT_EQ(machine("one", disks({"blk0=other.img"}))->attached, std::set<std::string>{"blk0"});
+  EXPECT_EQ(machine("one", disks({"blk0=other.img,rw"}))->attached, std::set<std::string>{"blk0"});
   EXPECT_TRUE(machine("one")->attached.empty());
-  EXPECT_EQ(why_not_disks("one", {"blk2=x,ro"}),
+  EXPECT_EQ(why_not_disks("one", {"blk1=x,rw"}),
+            "disk 'x': ',rw' is for a slot without ',ro': this guest cannot write to its disk");
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,rw,ro"}), "disk 'blk2=x,rw,ro': ro and rw do not go together");
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,ro,rw=off"}),
             "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk");
-  EXPECT_NE(why_not_disks("one", {"blk2=x,queues=2"}), "");
+  EXPECT_NE(why_not_disks("one", {"blk2=x,rw,queues=2"}), "");
   EXPECT_NE(why_not_disks("one", {"blk3=x"}).find("has no such disk"), std::string::npos);
   EXPECT_NE(why_not_disks("one", {"size=1G"}).find("it is a path alone"), std::string::npos);
+}
+
+// A manifest that calls a disk a slot would have a file written to that was only read before.
+TEST_F(RestoredSlotsTest, AStrangersSlotIsWrittenToWhenThePersonSaysSo) {
+  const struct State {
+    explicit State(const std::string& path) { ::setenv("XDG_STATE_HOME", path.c_str(), 1); }
+    ~State() { ::unsetenv("XDG_STATE_HOME"); }
+  } state(path("state"));
+  ASSERT_TRUE(save("one"));
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,format=raw"}),
+            fmt::format("--disk blk2=x: the guest of snapshot '{}', which was not saved by this "
+                        "user on this host, may write to that disk: allow it with ,rw",
+                        path("one")));
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,rw"}), "");
+  EXPECT_EQ(why_not_disks("one", {"blk1=x"}), "") << "it is read-only";
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,scratch"}), "") << "the file stays as it is";
+  origin_ = snapshot::Origin::machine;
+  ASSERT_TRUE(save("own"));
+  EXPECT_EQ(why_not_disks("own", {"blk2=x"}), "");
 }
 
 TEST_F(RestoredSlotsTest, ADiskThatIsNotASlotIsInTheSnapshot) {
