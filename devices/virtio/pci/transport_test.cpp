@@ -195,7 +195,7 @@ TEST_F(TransportTest, ActivatesInterruptsAndResets) {
 // Counts whether the device had its queues when it was made.
 struct CountedChange : SlotChange {
   explicit CountedChange(FakeDevice& changed) : device(changed) {}
-  Result<void> make() override {
+  Result<void> do_make() override {
     ++made;
     was_active = device.active.interrupts != nullptr;
     return result;
@@ -225,7 +225,7 @@ TEST_F(TransportTest, ASlotIsChangedBetweenASuspensionAndAnActivation) {
   change.result = {};
   EXPECT_TRUE(transport_->change(change));
   EXPECT_FALSE(device_.active.interrupts);
-  transport_->resume();
+  EXPECT_TRUE(transport_->resume());
   EXPECT_TRUE(device_.active.interrupts);
 }
 
