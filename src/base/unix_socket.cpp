@@ -109,9 +109,13 @@ SocketFile SocketFile::renamed(std::string path) const {
   return {std::move(path), device_, inode_};
 }
 
-void SocketFile::remove() const {
+bool SocketFile::is_there() const {
   const auto named = at(path_);
-  if (named && named->device_ == device_ && named->inode_ == inode_) ::unlink(path_.c_str());
+  return named && named->device_ == device_ && named->inode_ == inode_;
+}
+
+void SocketFile::remove() const {
+  if (is_there()) ::unlink(path_.c_str());
 }
 
 // Removes a socket that nobody listens at, if there is one.

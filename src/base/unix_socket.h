@@ -19,6 +19,8 @@ class SocketFile {
   static Result<SocketFile> at(std::string path);
   // The same file, which has another name now.
   SocketFile renamed(std::string path) const;
+  // Whether its name is its own yet.
+  bool is_there() const;
   // Removes it, unless its name is another one's by now.
   void remove() const;
 

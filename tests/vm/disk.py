@@ -214,11 +214,20 @@ def sectors(machine, disk):
     return int(machine.run(f"cat /sys/block/{disk}/size"))
 
 
+def has_nameless_files(t, machine):
+    folder = f"/proc/{machine.pid}/fd"
+    links = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    return any(link.startswith(t.path("")) and link.endswith("(deleted)") for link in links)
+
+
 @test
 def slots_of_a_running_guest(t):
     """Filled, replaced, enlarged and emptied while it runs; saved with one of them empty, and restored with both filled."""
-    machine = t.small("--disk", "size=64M", "--disk", "size=64M,ro", "--net", "unplugged", "--vsock", "cid=3")
-    t.equal([sectors(machine, "vda"), sectors(machine, "vdb")], [0, 0], "sectors of empty slots")
+    machine = t.small("--disk", "size=64M", "--disk", "size=64M,ro", "--disk", f"{image_of(t, 'base', 'b')},size=64M,scratch", "--net", "unplugged", "--vsock", "cid=3")
+    t.equal([sectors(machine, disk) for disk in ("vda", "vdb", "vdc")], [0, 0, 16384], "sectors of empty slots, and of one that is not")
+    t.true(has_nameless_files(t, machine), "a layer without a name")
+    machine.ctl("detach", "blk2")
+    t.true(not has_nameless_files(t, machine), "which takes no space without its slot")
     machine.ctl("attach", "blk0", image_of(t, "one", "1"))
     t.eventually(lambda: sectors(machine, "vda") == 16384, 30, "the guest sees it")
     t.equal(machine.run("head -c 3 /dev/vda; echo kept >/dev/vda; sync"), "111")
@@ -226,7 +235,10 @@ def slots_of_a_running_guest(t):
     t.contains(machine.ctl("attach", "blk1", t.path("missing"), code=1), "does not exist")
     machine.console.send("(while dd if=/dev/vda of=/tmp/block bs=1M count=1 iflag=direct 2>/dev/null && [ -s /tmp/block ]; do :; done; echo >/tmp/over) &\n")
     machine.ctl("replace", "blk0", image_of(t, "two", "2"))
+    t.contains(machine.ctl("replace", "blk0", t.path("two"), code=1), "is in the slot already: detach it first")
+    os.rename(t.path("two"), t.path("moved"))
     machine.ctl("resize", "blk0", "16M")
+    os.rename(t.path("moved"), t.path("two"))
     t.eventually(lambda: sectors(machine, "vda") == 32768, 30, "the guest sees it grow")
     machine.ctl("detach", "blk0")
     t.eventually(lambda: machine.run("ls /tmp/over", code=None) == "/tmp/over", 30, "errors, and no hang")
@@ -260,6 +272,7 @@ def slots_of_a_running_guest(t):
     t.eventually(lambda: sectors(copy, "vdb") == 16384, 30, "it is told of the other one")
     t.equal(copy.run("head -c 4 /dev/vda; head -c 3 /dev/vdb"), "kept333")
     copy.power_off()
-    copy = t.restore(t.path("later"))
+    copy = t.restore(t.path("later"), "--net", "user")
+    t.eventually(lambda: copy.run("cat /sys/class/net/eth0/carrier") == "1", 30, "it is told of its link")
     t.equal(copy.run("head -c 3 /dev/vda; cat /sys/block/vdb/size"), "2220", "the disk that was attached last is in the snapshot")
     copy.power_off()

@@ -1,6 +1,8 @@
 #include "src/hypervisor/machine/device_kinds.h"
 
+#include <algorithm>
 #include <array>
+#include <filesystem>
 
 #include "devices/virtio/balloon/balloon_device.h"
 #include "devices/virtio/blk/block_device.h"
@@ -15,6 +17,12 @@ namespace {
 using Made = Result<std::unique_ptr<virtio::Device>>;
 
 using SlotState = DeviceKind::Slots::State;
+
+// What a slot has would be told to be another process's.
+bool is_same_file(const std::string& path, const std::string& other) {
+  std::error_code error;
+  return path == other || std::filesystem::equivalent(path, other, error);
+}
 
 constexpr DeviceKind::Slots kDiskSlots = {
     .how_to_be_one = "--disk PATH,size=SIZE makes a slot, --disk size=SIZE an empty one",
@@ -34,7 +42,11 @@ constexpr DeviceKind::Slots kDiskSlots = {
             "its guest resets",
             given.path);
       }
-      config.disks[index] = TRY(disk::fill_slot(config.disks[index], given));
+      auto& disk = config.disks[index];
+      if (!disk.read_only && !disk.is_empty() && is_same_file(given.path, disk.path)) {
+        return fail("disk '{}' is in the slot already: detach it first", given.path);
+      }
+      disk = TRY(disk::fill_slot(disk, given));
       return {};
     },
     .clear = [](MachineConfig& config,
@@ -62,7 +74,20 @@ constexpr DeviceKind::Slots kNetSlots = {
                const spec::Value& attachment) -> Result<void> {
       const auto given =
           TRY(spec::component_of<virtio::NetConfig>(attachment, virtio::parse_net_config));
-      config.nets[index] = TRY(virtio::plug_in(config.nets[index], given));
+      auto& net = config.nets[index];
+      for (const auto& forward : given.user.forwards) {
+        const auto is_the_same = [&](const user_net::HostForward& other) {
+          return other.protocol == forward.protocol && other.host == forward.host &&
+                 other.host_port == forward.host_port;
+        };
+        if (std::ranges::none_of(net.user.forwards, is_the_same)) continue;
+        return fail("the card's network has the port of {} already: detach it first",
+                    forward.text());
+      }
+      if (!given.tap.empty() && given.tap == net.tap) {
+        return fail("the card has the tap '{}' already: detach it first", given.tap);
+      }
+      net = TRY(virtio::plug_in(net, given));
       return {};
     },
     .clear = [](MachineConfig& config,
@@ -83,6 +108,9 @@ constexpr DeviceKind::Slots kVsockSlots = {
       if (given.path.empty()) return fail("a path is missing: it says where the host connects");
       if (given.cid != virtio::VsockConfig().cid && given.cid != config.vsock->cid) {
         return fail("the guest's address is {}, and stays", config.vsock->cid);
+      }
+      if (is_same_file(given.path, config.vsock->path)) {
+        return fail("vsock has the socket '{}' already: detach it first", given.path);
       }
       config.vsock->path = given.path;
       return {};

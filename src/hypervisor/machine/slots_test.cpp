@@ -75,6 +75,28 @@ TEST(Slots, CardsAndVsockAreSlots) {
   EXPECT_EQ(config, before);
 }
 
+// It would be told that another process uses it, which is this one.
+TEST(Slots, WhatIsThereAlreadyIsDetachedFirst) {
+  auto config = machine();
+  config.nets.push_back(virtio::parse_net_config("unplugged").value());
+  config.vsock = virtio::VsockConfig{.cid = 9, .path = ""};
+  const std::pair<const char*, const char*> cases[] = {
+      {"blk1", "/images/a.img"},
+      {"net0", "user,hostfwd=tcp::8080-:80"},
+      {"vsock", "/run/vsock"},
+  };
+  for (const auto& [component, words] : cases) {
+    ASSERT_TRUE(apply(request(What::attach, component, words), config));
+    const auto again = apply(request(What::replace, component, words), config);
+    ASSERT_FALSE(again) << component;
+    EXPECT_TRUE(again.error().message().ends_with("already: detach it first"))
+        << again.error().message();
+  }
+  EXPECT_TRUE(apply(request(What::replace, "net0", "user,hostfwd=tcp::8081-:80"), config));
+  EXPECT_TRUE(apply(request(What::replace, "blk2", "image.erofs"), config))
+      << "what is only read is open as often as one likes";
+}
+
 TEST(Slots, RefusalsAreOneSentence) {
   const std::pair<SlotRequest, const char*> cases[] = {
       {request(What::attach, "blk9", "x"),
@@ -92,16 +114,16 @@ TEST(Slots, RefusalsAreOneSentence) {
       {request(What::replace, "blk1", "x"), "nothing is attached to blk1"},
       {request(What::resize, "blk1"), "nothing is attached to blk1"},
       {request(What::attach, "blk1", "x,bps=1M"),
-       "disk 'x': of what is attached only path, format, ro, scratch, direct and io can be said: "
-       "the slot has the rest"},
+       "disk 'x': of what is attached only path, format, ro, rw, scratch, direct and io can be "
+       "said: the slot has the rest"},
       {request(What::attach, "blk1", "x,ro"),
        "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk"},
       {request(What::attach, "blk1", "x,scratch"),
        "disk 'x': scratch is for the start of a machine: what is written would be gone when its "
        "guest resets"},
       {request(What::attach, "blk1", "size=1M"),
-       "disk '': of what is attached only path, format, ro, scratch, direct and io can be said: "
-       "the slot has the rest"},
+       "disk '': of what is attached only path, format, ro, rw, scratch, direct and io can be "
+       "said: the slot has the rest"},
       {request(What::attach, "blk1", "x,format=floppy"),
        "disk 'x,format=floppy': format: invalid value 'floppy': expected raw, qcow2 or vmdk"},
   };

@@ -41,10 +41,6 @@ int exit_code_of(End how) {
   return kExitInternal;
 }
 
-std::string descriptor_path(const UniqueFd& fd) {
-  return fmt::format("/proc/self/fd/{}", fd.get());
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Session>> Session::create(MachineConfig config, Start start) {
@@ -137,6 +133,7 @@ Result<void> Session::start_machine() {
 void Session::note_socket(const std::string& path) {
   auto file = SocketFile::at(path);
   std::lock_guard lock(sockets_mutex_);
+  std::erase_if(sockets_, [](const SocketFile& socket) { return !socket.is_there(); });
   if (file) sockets_.push_back(std::move(*file));
 }
 
@@ -196,6 +193,10 @@ Result<void> Session::watch_signals() {
   signals_ = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_) return fail_errno("cannot receive signals");
   return loop_->watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); });
+}
+
+std::string Session::descriptor_path(const UniqueFd& fd) {
+  return fmt::format("/proc/self/fd/{}", fd.get());
 }
 
 double Session::age() const {

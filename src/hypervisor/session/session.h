@@ -93,6 +93,7 @@ class Session {
   double age() const;
   Machine::Environment environment();
   void watch_working_set(const snapshot::Source& snapshot);
+  static std::string descriptor_path(const UniqueFd& fd);
   // A socket of ours was made at that path.
   void note_socket(const std::string& path);
   [[noreturn]] void end_with_damage(const std::string& text);
@@ -137,6 +138,7 @@ class Session {
   Result<std::shared_ptr<SlotWork>> begin_change(SlotRequest request);
   void make_change(const std::shared_ptr<SlotWork>& work, const ControlServer::Answer& answer);
   void note_change(const SlotWork& work);
+  void drop_unused_disk_files();
   Result<std::string> set_memory_target(const std::string& size);
   void metrics(const ControlServer::Answer& answer);
   void listen(const ControlServer::Answer& answer);

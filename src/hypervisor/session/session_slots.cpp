@@ -1,5 +1,7 @@
 // Slots: what the components of a running machine are connected to. What is named is opened beside
 // the machine, then put in its place in order with all that changes the machine, and noted last.
+#include <algorithm>
+
 #include "src/base/log.h"
 #include "src/base/text.h"
 #include "src/hypervisor/session/session.h"
@@ -107,12 +109,25 @@ void Session::make_change(const std::shared_ptr<SlotWork>& work,
 void Session::note_change(const SlotWork& work) {
   (void)apply(work.request, config_);
   (void)apply(work.request, named_);
+  drop_unused_disk_files();
+  if (work.request.component == "vsock" && config_.vsock && !config_.vsock->path.empty()) {
+    note_socket(config_.vsock->path);
+  }
   if (!start_.texts_of) return;
   if (auto texts = start_.texts_of(named_)) {
     saver_->set_texts(std::move(*texts));
   } else {
     log::warn("{}: {}", work.request.component, texts.error().message());
   }
+}
+
+// The space of a scratch layer or an unpacked disk is free when it is in no slot any more.
+void Session::drop_unused_disk_files() {
+  std::erase_if(disk_files_, [this](const UniqueFd& file) {
+    const auto path = descriptor_path(file);
+    return std::ranges::none_of(config_.disks,
+                                [&](const auto& disk) { return disk.path == path; });
+  });
 }
 
 }  // namespace vmm
