@@ -51,10 +51,10 @@ struct DiskConfig {
   ImageFormat format = ImageFormat::automatic;
   bool read_only = false;
   bool may_write = false;  // said, where a stranger's snapshot would decide it
-  bool direct = false;   // O_DIRECT: past the host's page cache
-  bool scratch = false;  // what is written goes to a layer of its own (open_scratch())
-  std::string layer;     // where that is made, and stays; empty: it has no name
-  std::string serial;    // up to 20 bytes, what the guest sees as /sys/block/vda/serial
+  bool direct = false;     // O_DIRECT: past the host's page cache
+  bool scratch = false;    // what is written goes to a layer of its own (open_scratch())
+  std::string layer;       // where that is made, and stays; empty: it has no name
+  std::string serial;      // up to 20 bytes, what the guest sees as /sys/block/vda/serial
   IoEngine io = IoEngine::automatic;
   RateLimits limits;
   std::uint16_t queues = 1;

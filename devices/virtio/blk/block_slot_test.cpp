@@ -199,8 +199,10 @@ TEST_F(SlotTest, GrowsWhateverItsFileIsCalled) {
 TEST_F(SlotTest, AnImageGrowsAndTheBaseOfAScratchDiskDoesNot) {
   const auto base = image("base", 'b');
   const auto layer = directory_.path() + "/layer";
-  ASSERT_TRUE(disk::qcow2::create_image(
-      {.path = layer, .size = kSize, .backing_path = base, .backing_format = disk::ImageFormat::raw}));
+  ASSERT_TRUE(disk::qcow2::create_image({.path = layer,
+                                         .size = kSize,
+                                         .backing_path = base,
+                                         .backing_format = disk::ImageFormat::raw}));
   auto scratch = with(base);
   scratch.scratch = true;
   for (const auto& config : {with(layer), scratch}) {

@@ -111,8 +111,8 @@ std::uint64_t NetDevice::features_with(const net::NetBackend& backend,
                                        const net::VhostNet* vhost) const {
   std::uint64_t ring = kFeatureEventIdx | kFeatureIndirectDescriptors | virtio_net::kMrgRxbuf;
   if (vhost != nullptr) ring &= vhost->features();
-  std::uint64_t features = ring | backend.features() | virtio_net::kMac |
-                           virtio_net::kStatus | virtio_net::kCtrlVq | virtio_net::kCtrlMacAddr |
+  std::uint64_t features = ring | backend.features() | virtio_net::kMac | virtio_net::kStatus |
+                           virtio_net::kCtrlVq | virtio_net::kCtrlMacAddr |
                            virtio_net::kCtrlGuestOffloads;
   if (max_pairs() > 1) features |= virtio_net::kMq;
   if (parts_.mtu) features |= virtio_net::kMtu;

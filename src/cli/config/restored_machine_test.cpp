@@ -349,7 +349,8 @@ TEST_F(RestoredSlotsTest, AreWhatTheyWereUnlessTheyAreFilled) {
   EXPECT_TRUE(machine("one")->attached.empty());
   EXPECT_EQ(why_not_disks("one", {"blk1=x,rw"}),
             "disk 'x': ',rw' is for a slot without ',ro': this guest cannot write to its disk");
-  EXPECT_EQ(why_not_disks("one", {"blk2=x,rw,ro"}), "disk 'blk2=x,rw,ro': ro and rw do not go together");
+  EXPECT_EQ(why_not_disks("one", {"blk2=x,rw,ro"}),
+            "disk 'blk2=x,rw,ro': ro and rw do not go together");
   EXPECT_EQ(why_not_disks("one", {"blk2=x,ro,rw=off"}),
             "disk 'x': ',ro' is for a slot that has it: this guest may write to its disk");
   EXPECT_NE(why_not_disks("one", {"blk2=x,rw,queues=2"}), "");

@@ -117,7 +117,7 @@ Result<void> Session::create_machine() {
       {.memory = std::move(provided.memory), .sections = snapshot->take_sections()});
   if (!machine) return fail("snapshot '{}': {}", snapshot->path(), machine.error().message());
   machine_ = std::move(*machine);
-  if (config_.vsock) note_socket(config_.vsock->path);
+  note_device_sockets({});
   saver_->restored_from(*machine_, snapshot->digest(), start_.attached);
   if (snapshot->is_directory()) watch_working_set(*snapshot);
   return {};
@@ -135,6 +135,12 @@ void Session::note_socket(const std::string& path) {
   std::lock_guard lock(sockets_mutex_);
   std::erase_if(sockets_, [](const SocketFile& socket) { return !socket.is_there(); });
   if (file) sockets_.push_back(std::move(*file));
+}
+
+// Those that are not `before`'s.
+void Session::note_device_sockets(const MachineConfig& before) {
+  if (!config_.vsock || (before.vsock && before.vsock->path == config_.vsock->path)) return;
+  note_socket(config_.vsock->path);
 }
 
 // On any thread. Others wait for what never comes, a page of the guest's memory or a device, the

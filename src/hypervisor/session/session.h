@@ -96,6 +96,7 @@ class Session {
   static std::string descriptor_path(const UniqueFd& fd);
   // A socket of ours was made at that path.
   void note_socket(const std::string& path);
+  void note_device_sockets(const MachineConfig& before);
   [[noreturn]] void end_with_damage(const std::string& text);
   Result<void> watch_signals();
   void on_signal();

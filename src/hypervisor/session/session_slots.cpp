@@ -107,12 +107,11 @@ void Session::make_change(const std::shared_ptr<SlotWork>& work,
 // A guest that resets finds it as it is now, and snapshots say so. What was asked could be done
 // when it began, and only this has changed the component since.
 void Session::note_change(const SlotWork& work) {
+  const auto before = config_;
   (void)apply(work.request, config_);
   (void)apply(work.request, named_);
   drop_unused_disk_files();
-  if (work.request.component == "vsock" && config_.vsock && !config_.vsock->path.empty()) {
-    note_socket(config_.vsock->path);
-  }
+  note_device_sockets(before);
   if (!start_.texts_of) return;
   if (auto texts = start_.texts_of(named_)) {
     saver_->set_texts(std::move(*texts));
@@ -125,8 +124,7 @@ void Session::note_change(const SlotWork& work) {
 void Session::drop_unused_disk_files() {
   std::erase_if(disk_files_, [this](const UniqueFd& file) {
     const auto path = descriptor_path(file);
-    return std::ranges::none_of(config_.disks,
-                                [&](const auto& disk) { return disk.path == path; });
+    return std::ranges::none_of(config_.disks, [&](const auto& disk) { return disk.path == path; });
   });
 }
 
