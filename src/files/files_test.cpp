@@ -113,6 +113,7 @@ TEST_F(Files, ATreeArrivesAsItWas) {
   write("from/tree/empty", "");
   fs::create_symlink("/etc/passwd", folder_ / "from/tree/link");
   fs::create_hard_link(folder_ / "from/tree/file", folder_ / "from/tree/second");
+  fs::create_hard_link(folder_ / "from/tree/link", folder_ / "from/tree/third");
   fs::create_directory(folder_ / "from/tree/closed");
   write("from/tree/closed/in", "in");
   ASSERT_EQ(::mkfifo((folder_ / "from/tree/pipe").c_str(), 0640), 0);
@@ -123,12 +124,14 @@ TEST_F(Files, ATreeArrivesAsItWas) {
   const auto messages = pack({"/tree", "copy"});
   EXPECT_EQ(names_of(messages),
             "copy copy/closed copy/closed/in copy/deep copy/deep/er copy/deep/er/other copy/empty "
-            "copy/file copy/link copy/pipe copy/second ");
+            "copy/file copy/link copy/pipe copy/second copy/third ");
   ASSERT_EQ(unpack(messages), "");
   EXPECT_EQ(read("to/copy/file"), "text");
   EXPECT_EQ(read("to/copy/deep/er/other"), std::string(200'000, 'x'));
   EXPECT_EQ(fs::read_symlink(folder_ / "to/copy/link"), "/etc/passwd");
   EXPECT_TRUE(fs::equivalent(folder_ / "to/copy/file", folder_ / "to/copy/second"));
+  EXPECT_EQ(fs::hard_link_count(folder_ / "to/copy/file"), 2u);
+  EXPECT_EQ(fs::read_symlink(folder_ / "to/copy/third"), "/etc/passwd");
   struct stat status{};
   ASSERT_EQ(::stat((folder_ / "to/copy/file").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777, 0751u);
@@ -221,6 +224,49 @@ TEST_F(Files, NothingIsWrittenOutside) {
   EXPECT_EQ(unpack(stream(entry("own", S_IFREG | 0644)), {.only = "mine"}),
             "the stream has 'own', which was not asked for");
   EXPECT_EQ(read("to/own"), "own");
+}
+
+// A file that was below the directory before is its owner's: one more name would show it to others,
+// and what is written to that name would change it.
+TEST_F(Files, HardLinksLeadToFilesOfTheStreamAlone) {
+  write("to/.ssh/id_rsa", "secret");
+  fs::create_symlink(".ssh/id_rsa", folder_ / "to/link");
+  const auto hard_link = [](const std::string& name, const std::string& target) {
+    auto made = entry(name, S_IFREG | 0644);
+    made.hard_link = target;
+    return made;
+  };
+  EXPECT_EQ(unpack(stream(hard_link("config.json", ".ssh/id_rsa"))),
+            "the hard link 'config.json' leads to '.ssh/id_rsa', which the stream did not bring");
+  EXPECT_NE(unpack(stream(hard_link("config.json", "link"))), "");
+  EXPECT_FALSE(fs::exists(folder_ / "to/config.json"));
+  EXPECT_EQ(unpack(stream(hard_link(".ssh/id_rsa", ".ssh/id_rsa"))),
+            "the hard link '.ssh/id_rsa' leads to '.ssh/id_rsa', which the stream did not bring");
+  EXPECT_EQ(unpack(stream(entry("a", S_IFREG | 0644), hard_link("a", "b"))),
+            "cannot link 'a' to 'b': No such file or directory");
+  // Names that were not asked for are no targets either.
+  EXPECT_EQ(unpack(stream(hard_link("a", ".ssh/id_rsa")), {.only = "a"}),
+            "the stream has '.ssh/id_rsa', which was not asked for");
+  EXPECT_EQ(read("to/.ssh/id_rsa"), "secret");
+  EXPECT_EQ(fs::hard_link_count(folder_ / "to/.ssh/id_rsa"), 1u);
+  // To a name that the stream replaced, and over itself.
+  write("to/x", "old");
+  EXPECT_EQ(unpack(stream(entry("x", S_IFREG | 0644), hard_link("y", "x"), hard_link("y", "x"),
+                          hard_link("x", "y"))),
+            "");
+  EXPECT_EQ(fs::hard_link_count(folder_ / "to/x"), 2u);
+  // The number of a file that it replaced is free for another's.
+  const auto root = open("to");
+  auto unpacker = Unpacker::open(root.get(), {});
+  ASSERT_TRUE(unpacker);
+  auto replaced =
+      stream(entry("p", S_IFREG | 0644), entry("q", S_IFREG | 0644), hard_link("q", "p"));
+  replaced.pop_back();  // the end
+  for (const auto& one : replaced) ASSERT_TRUE(unpacker->take(one));
+  write("to/victim", "secret");
+  EXPECT_FALSE(unpacker->take(stream(hard_link("v", "victim")).front()));
+  // Within a container all files are its own.
+  EXPECT_EQ(unpack(stream(hard_link("v", "victim")), {.path = "/", .within = Within::root}), "");
 }
 
 TEST_F(Files, WhatIsNoStream) {

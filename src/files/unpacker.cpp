@@ -24,6 +24,14 @@ bool is_below(const std::vector<std::string>& parts, const std::vector<std::stri
          std::equal(directory.begin(), directory.end(), parts.begin());
 }
 
+std::pair<dev_t, ino_t> key_of(const struct stat& status) { return {status.st_dev, status.st_ino}; }
+
+Result<struct stat> status_of(int fd, const std::string& name) {
+  struct stat status{};
+  if (::fstat(fd, &status) < 0) return fail_errno("cannot examine '{}'", name);
+  return status;
+}
+
 }  // namespace
 
 Result<Unpacker> Unpacker::open(int root, UnpackOptions options) {
@@ -65,9 +73,7 @@ Result<void> Unpacker::take_entry(const Entry& entry) {
   TRY(close_file());
   const auto parts = TRY(parts_of_name(entry.name));
   if (parts.empty()) return {};  // the directory itself, which is there
-  if (!options_.only.empty() && parts[0] != options_.only) {
-    return fail("the stream has '{}', which was not asked for", entry.name);
-  }
+  TRY(check_is_asked_for(parts, entry.name));
   TRY(close_directories(parts));
   TRY(find_parent(parts));
   const auto& name = parts.back();
@@ -78,9 +84,15 @@ Result<void> Unpacker::take_entry(const Entry& entry) {
   file_ = UniqueFd(::openat(parent_.get(), name.c_str(),
                             O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file_) return fail_errno("cannot create '{}'", entry.name);
+  made_.insert(key_of(TRY(status_of(file_.get(), entry.name))));
   entry_ = entry;
   next_ = 0;
   return {};
+}
+
+Result<void> Unpacker::check_is_asked_for(const Parts& parts, const std::string& name) const {
+  if (options_.only.empty() || parts[0] == options_.only) return {};
+  return fail("the stream has '{}', which was not asked for", name);
 }
 
 Result<void> Unpacker::take_piece(const Piece& piece) {
@@ -120,7 +132,7 @@ Result<void> Unpacker::find_parent(const Parts& parts) {
   return {};
 }
 
-Result<void> Unpacker::make_room(const std::string& name, const Entry& entry) const {
+Result<void> Unpacker::make_room(const std::string& name, const Entry& entry) {
   struct stat status{};
   if (::fstatat(parent_.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) return {};
   if (S_ISDIR(status.st_mode)) {
@@ -129,6 +141,7 @@ Result<void> Unpacker::make_room(const std::string& name, const Entry& entry) co
   if (::unlinkat(parent_.get(), name.c_str(), 0) < 0 && errno != ENOENT) {
     return fail_errno("cannot replace '{}'", entry.name);
   }
+  if (status.st_nlink <= 1) made_.erase(key_of(status));  // its number becomes another's
   return {};
 }
 
@@ -148,22 +161,37 @@ Result<void> Unpacker::make_directory(const Parts& parts, const Entry& entry) {
 Result<void> Unpacker::make_link(const std::string& name, const Entry& entry) {
   const auto target = TRY(parts_of_name(entry.hard_link));
   if (target.empty()) return fail("the hard link '{}' has no target", entry.name);
-  const auto directory = TRY(open_directory(target, target.size() - 1));
-  struct stat there{}, here{};
-  const auto& last = target.back();
-  if (::fstatat(directory.get(), last.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-      ::fstatat(parent_.get(), name.c_str(), &here, AT_SYMLINK_NOFOLLOW) == 0 &&
-      there.st_dev == here.st_dev && there.st_ino == here.st_ino) {
+  TRY(check_is_asked_for(target, entry.hard_link));
+  const auto file = TRY(open_made(target, entry));
+  struct stat here{};
+  if (::fstatat(parent_.get(), name.c_str(), &here, AT_SYMLINK_NOFOLLOW) == 0 &&
+      key_of(here) == key_of(TRY(status_of(file.get(), entry.name)))) {
     return {};  // it is that file already
   }
   TRY(make_room(name, entry));
-  if (::linkat(directory.get(), last.c_str(), parent_.get(), name.c_str(), 0) < 0) {
+  // The very file that was checked, whatever has its name by now.
+  const auto path = fmt::format("/proc/self/fd/{}", file.get());
+  if (::linkat(AT_FDCWD, path.c_str(), parent_.get(), name.c_str(), AT_SYMLINK_FOLLOW) < 0) {
     return fail_errno("cannot link '{}' to '{}'", entry.name, entry.hard_link);
   }
   return {};
 }
 
-Result<void> Unpacker::make_other(const std::string& name, const Entry& entry) const {
+// A file that the stream brought: another below a person's directory may be a secret. Within a root
+// all files are the container's.
+Result<UniqueFd> Unpacker::open_made(const Parts& target, const Entry& entry) const {
+  const auto directory = TRY(open_directory(target, target.size() - 1));
+  UniqueFd file(::openat(directory.get(), target.back().c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!file) return fail_errno("cannot link '{}' to '{}'", entry.name, entry.hard_link);
+  if (options_.within == Within::directory &&
+      !made_.contains(key_of(TRY(status_of(file.get(), entry.hard_link))))) {
+    return fail("the hard link '{}' leads to '{}', which the stream did not bring", entry.name,
+                entry.hard_link);
+  }
+  return file;
+}
+
+Result<void> Unpacker::make_other(const std::string& name, const Entry& entry) {
   if (S_ISLNK(entry.mode)) {
     if (::symlinkat(entry.target.c_str(), parent_.get(), name.c_str()) < 0) {
       return fail_errno("cannot create the link '{}'", entry.name);
@@ -178,6 +206,11 @@ Result<void> Unpacker::make_other(const std::string& name, const Entry& entry) c
                   ::makedev(entry.major, entry.minor)) < 0) {
       return fail_errno("cannot create '{}'", entry.name);
     }
+  }
+  struct stat status{};
+  if (::fstatat(parent_.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+      ((status.st_mode ^ entry.mode) & S_IFMT) == 0) {
+    made_.insert(key_of(status));
   }
   const bool kept = options_.owner == Owner::kept;
   if (options_.owner != Owner::own && ::fchownat(parent_.get(), name.c_str(), kept ? entry.uid : 0,

@@ -4,12 +4,15 @@
 //   TRY(unpacker.take(message));   // each of the stream
 //   TRY(unpacker.finish());        // error: the stream broke off
 //
-// The stream is hostile: nothing outside of the directory is written, whatever the names say.
-// Files are replaced, directories are merged; one in the other's place is an error, as in Docker.
+// The stream is hostile: nothing outside of the directory is written, whatever the names say, and
+// no hard link is made to a file that the stream did not bring. Files are replaced, directories are
+// merged; one in the other's place is an error, as in Docker.
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/files/directory.h"
@@ -48,11 +51,13 @@ class Unpacker {
   Result<void> take_entry(const Entry& entry);
   Result<void> take_piece(const Piece& piece);
   Result<UniqueFd> open_directory(const Parts& parts, std::size_t count) const;
+  Result<void> check_is_asked_for(const Parts& parts, const std::string& name) const;
   Result<void> find_parent(const Parts& parts);
-  Result<void> make_room(const std::string& name, const Entry& entry) const;
+  Result<void> make_room(const std::string& name, const Entry& entry);
   Result<void> make_directory(const Parts& parts, const Entry& entry);
   Result<void> make_link(const std::string& name, const Entry& entry);
-  Result<void> make_other(const std::string& name, const Entry& entry) const;
+  Result<UniqueFd> open_made(const Parts& target, const Entry& entry) const;
+  Result<void> make_other(const std::string& name, const Entry& entry);
   Result<void> close_file();
   Result<void> close_directories(const Parts& next);
   Result<void> set_attributes(int fd, const Entry& entry) const;
@@ -65,6 +70,9 @@ class Unpacker {
   UniqueFd file_;  // the one whose pieces come
   Entry entry_;    // its
   std::uint64_t next_ = 0;
+  // The stream's files by device and number, for hard links. Those that it replaces are taken out:
+  // there are no more of them than files.
+  std::set<std::pair<dev_t, ino_t>> made_;
   std::vector<Directory>
       directories_;  // those on the way to the last entry get their attributes late
   bool ended_ = false;
