@@ -4,6 +4,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -102,6 +103,10 @@ class Files : public ::testing::Test {
     auto made = entry(name, S_IFLNK | 0777);
     made.target = target;
     return made;
+  }
+
+  bool has_user_xattrs() const {
+    return ::setxattr((folder_ / "outside").c_str(), "user.test", "y", 1, 0) == 0;
   }
 
   fs::path folder_;
@@ -287,11 +292,45 @@ TEST_F(Files, WhatIsNoStream) {
   EXPECT_EQ(unpack({{99, ""}}), "unknown message 99 of files");
 }
 
-TEST_F(Files, SetuidStaysBehind) {
-  ASSERT_EQ(unpack(stream(entry("x", S_IFREG | 06755))), "");
+// Root may copy with owners, too (cp -a): what the container's root made there is no key to the
+// host.
+TEST_F(Files, WhatActsOnTheHostStaysBehind) {
+  for (const auto owner : {Owner::own, Owner::kept}) {
+    std::vector<Entry> made = {entry("file", S_IFREG | 06755), entry("folder", S_IFDIR | 07777)};
+    for (auto& one : made) {
+      one.uid = ::geteuid();
+      one.gid = ::getegid();
+      for (const char* name : {"user.kept", "security.capability", "trusted.overlay.opaque"}) {
+        one.xattrs.push_back({name, protocol::Bytes(20)});
+      }
+    }
+    ASSERT_EQ(unpack(stream(made[0], made[1]), {.owner = owner}), "");
+    for (const char* name : {"to/file", "to/folder"}) {
+      const auto path = folder_ / name;
+      struct stat status{};
+      ASSERT_EQ(::stat(path.c_str(), &status), 0);
+      EXPECT_EQ(status.st_mode & 07777, S_ISDIR(status.st_mode) ? 01777u : 0755u) << name;
+      std::string found(4096, '\0');
+      const ssize_t size = ::listxattr(path.c_str(), found.data(), found.size());
+      found.resize(static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
+      EXPECT_FALSE(found.contains("security.capability")) << name;
+      EXPECT_FALSE(found.contains("trusted.")) << name;
+      EXPECT_EQ(found.contains("user.kept"), owner == Owner::kept && has_user_xattrs()) << name;
+    }
+    EXPECT_EQ(unpack(stream(entry("x", S_IFCHR | 0666)), {.owner = owner}),
+              "'x' is a device or of another kind that cannot be copied");
+    EXPECT_FALSE(fs::exists(folder_ / "to/x"));
+  }
+}
+
+TEST_F(Files, SetuidOfAContainerStaysInIt) {
+  auto made = entry("x", S_IFREG | 06755);
+  made.uid = ::geteuid();
+  made.gid = ::getegid();
+  ASSERT_EQ(unpack(stream(made), {"/", Within::root, Owner::kept}), "");
   struct stat status{};
   ASSERT_EQ(::stat((folder_ / "to/x").c_str(), &status), 0);
-  EXPECT_EQ(status.st_mode & 07777, 0755u);
+  EXPECT_EQ(status.st_mode & 07777, 06755u);
 }
 
 TEST_F(Files, DirectoriesAndFilesDoNotReplaceEachOther) {

@@ -198,7 +198,8 @@ Result<void> Unpacker::make_other(const std::string& name, const Entry& entry) {
     }
   } else {
     const bool is_device = S_ISCHR(entry.mode) || S_ISBLK(entry.mode);
-    if ((is_device && options_.owner == Owner::own) || (!is_device && !S_ISFIFO(entry.mode))) {
+    if ((is_device && options_.within == Within::directory) ||
+        (!is_device && !S_ISFIFO(entry.mode))) {
       return fail("'{}' is a device or of another kind that cannot be copied", entry.name);
     }
     // A chmod by name could follow a link that took its place.
@@ -243,7 +244,13 @@ Result<void> Unpacker::close_directories(const Parts& next) {
 }
 
 mode_t Unpacker::mode_of(const Entry& entry) const {
-  return entry.mode & (options_.owner == Owner::own ? 0777 : 07777);
+  return entry.mode & (options_.within == Within::directory ? 01777 : 07777);
+}
+
+// Others act on the host: file capabilities, labels of security modules, marks of overlayfs.
+bool Unpacker::is_allowed(const Xattr& xattr) const {
+  return options_.within == Within::root || xattr.name.starts_with("user.") ||
+         xattr.name == "system.posix_acl_access" || xattr.name == "system.posix_acl_default";
 }
 
 Result<void> Unpacker::set_attributes(int fd, const Entry& entry) const {
@@ -257,7 +264,8 @@ Result<void> Unpacker::set_attributes(int fd, const Entry& entry) const {
     return fail_errno("cannot set the mode of '{}'", entry.name);
   if (options_.owner != Owner::own) {
     for (const auto& xattr : entry.xattrs) {
-      if (::fsetxattr(fd, xattr.name.c_str(), xattr.value.data(), xattr.value.size(), 0) < 0 &&
+      if (is_allowed(xattr) &&
+          ::fsetxattr(fd, xattr.name.c_str(), xattr.value.data(), xattr.value.size(), 0) < 0 &&
           errno != ENOTSUP) {
         return fail_errno("cannot set '{}' of '{}'", xattr.name, entry.name);
       }

@@ -19,10 +19,11 @@
 
 namespace vmm::files {
 
-// Where symbolic links on the way lead. `directory`: nowhere, they are an error. `root`: within the
-// root, as for its own processes.
+// Whose files they become. `directory`: a person's; symbolic links on the way are an error, and so
+// are devices; setuid, setgid and extended attributes other than user.* and ACLs are left out.
+// `root`: those of a root's own processes; links on the way lead where they do for these.
 enum class Within : std::uint8_t { directory, root };
-// Of the files that are made. `own`: of this process; without setuid and setgid, devices refused.
+// Of the files that are made. `own`: of this process, and no extended attributes.
 enum class Owner : std::uint8_t { own, root, kept };
 
 struct UnpackOptions {
@@ -62,6 +63,7 @@ class Unpacker {
   Result<void> close_directories(const Parts& next);
   Result<void> set_attributes(int fd, const Entry& entry) const;
   mode_t mode_of(const Entry& entry) const;
+  bool is_allowed(const Xattr& xattr) const;
 
   int root_;
   UnpackOptions options_;
