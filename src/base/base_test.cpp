@@ -46,6 +46,18 @@ TEST(FormatSize, IsExact) {
   EXPECT_EQ(format_size(0), "0");
 }
 
+TEST(Printable, HasNothingThatATerminalObeys) {
+  EXPECT_EQ(printable("caf\u00e9 \u2603\n"), "caf\u00e9 \u2603\n");
+  EXPECT_EQ(printable("a\x1b]0;x\x07"
+                      "b\r\t\x7f"),
+            "a?]0;x?b???");
+  EXPECT_EQ(printable(std::string_view("\0x", 2)), "?x");
+  EXPECT_EQ(printable("\u0080\u009b2J\u009f\u00a0"), "??2J?\u00a0");
+  EXPECT_EQ(printable("\xc2\xc2\x9b"), "\xc2?");
+  EXPECT_EQ(printable("caf\xe9\xc2"), "caf\xe9\xc2") << "not UTF-8, as it is";
+  EXPECT_EQ(printable(""), "");
+}
+
 TEST(NearestName, FindsTypos) {
   constexpr std::array<std::string_view, 3> kNames = {"serial", "readonly", "rate-limit"};
   EXPECT_EQ(nearest_name("seral", kNames), "serial");

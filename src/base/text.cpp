@@ -84,6 +84,21 @@ std::string size_in_words(std::uint64_t bytes) {
   return fmt::format("{}.{} {}", tenths / 10, tenths % 10, kUnits[unit]);
 }
 
+std::string printable(std::string_view text) {
+  const auto at = [text](std::size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+  };
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    // U+0080 to U+009F are C2 80 to C2 9F.
+    const bool is_c1 = at(i) == 0xc2 && at(i + 1) >= 0x80 && at(i + 1) < 0xa0;
+    const bool is_control = is_c1 || at(i) == 0x7f || (at(i) < ' ' && text[i] != '\n');
+    result += is_control ? '?' : text[i];
+    if (is_c1) ++i;
+  }
+  return result;
+}
+
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
   for (;;) {

@@ -22,6 +22,10 @@ std::string format_size(std::uint64_t bytes);
 // Rounded, for people: "512 MiB", "1.5 GiB".
 std::string size_in_words(std::uint64_t bytes);
 
+// With '?' for what moves a terminal's cursor or gives it orders: control characters (C0 but
+// newlines, DEL, C1 in UTF-8).
+std::string printable(std::string_view text);
+
 std::vector<std::string_view> split(std::string_view text, char separator);
 
 // The words of an option, between single commas; a doubled comma stands for one in a word.

@@ -619,6 +619,16 @@ def files_that_were_not_asked_for(t):
     refuses_files_of(t, "lies", "leads out of its directory")
 
 
+@with_engine
+def names_of_files_in_messages(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    folder = fake(vmm, "web", "root/folder")
+    os.makedirs(os.path.join(folder, "\x1b[2J\x9b\u00e9"))
+    write(t.path("to/folder/\x1b[2J\x9b\u00e9"))
+    vmm.refused(1, 'with directory "folder/?[2J?\u00e9"', "cp", "web:/folder", t.path("to"))
+    vmm.refused(1, "Could not find the file /?]0;x? in container web", "cp", "web:/\x1b]0;x\x07", ".")
+
+
 @test
 def files_that_break_off(t):
     refuses_files_of(t, "breaks-off", "broke off")

@@ -213,9 +213,11 @@ std::int64_t now() {
 
 void print(std::string_view text) { fmt::print("{}", text); }
 
-// Programs that drive Docker look for the first words.
-void print_error(std::string_view text) {
+// Programs that drive Docker look for the first words. A guest, a registry or a file may have said
+// the rest.
+void print_error(std::string_view message) {
   std::fflush(stdout);
+  const auto text = printable(message);
   const bool is_docker = program_name == "docker";
   if (is_docker && text.starts_with("Error")) {
     fmt::print(stderr, "{}\n", text);
