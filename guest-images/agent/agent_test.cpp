@@ -635,6 +635,18 @@ TEST_F(Agent, TheMachineAnswers) {
   EXPECT_EQ(machine->expect<Failed>().text, "no interface 'no-such-interface': No such device");
 }
 
+TEST_F(Agent, TellsOfWhatCannotBeWritten) {
+  if (vsock_of_guest() != nullptr) GTEST_SKIP() << "the guest's root is a disk";
+  const auto machine = open(Kind::machine, {});
+  fs::rename(folder_ / "root", folder_ / "away");
+  std::ofstream(folder_ / "root") << "in the way";
+  machine->say(agent::Sync{});
+  EXPECT_EQ(machine->expect<Failed>().text,
+            fmt::format("cannot sync '{}': Not a directory", (folder_ / "root").string()));
+  fs::remove(folder_ / "root");
+  fs::rename(folder_ / "away", folder_ / "root");
+}
+
 // ---- what takes a machine
 
 class Machine : public Agent {

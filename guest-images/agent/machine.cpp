@@ -125,13 +125,24 @@ Result<void> mount_share(const MountShare& request) {
                       MS_NOSUID | MS_NODEV, nullptr);
 }
 
+// sync(2) tells of no error, syncfs(2) does.
+Result<void> sync_files(const Places& places) {
+  for (const auto& path : {places.root, places.writable}) {
+    const UniqueFd directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!directory && errno == ENOENT) continue;
+    if (!directory || ::syncfs(directory.get()) < 0) return fail_errno("cannot sync '{}'", path);
+  }
+  ::sync();
+  return {};
+}
+
 Result<void> power_off(const PowerOff& request, const Places& places) {
   if (::getpid() != 1) return fail("the agent is not the machine's first process");
   ::kill(-1, SIGKILL);
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {
   }
   for (const auto& path : {places.root, places.writable}) {
-    (void)::umount2(path.c_str(), 0);  // or not mounted
+    (void)::umount2(path.c_str(), 0);  // or not mounted; Sync tells of errors
   }
   ::sync();
   ::reboot(request.reboot ? RB_AUTOBOOT : RB_POWER_OFF);

@@ -17,6 +17,8 @@ Result<void> mount_share(const protocol::agent::MountShare& request);
 // Writes the file `name` of Places::files, which containers see in /etc.
 Result<void> write_container_file(const Places& places, const std::string& name,
                                   const std::string& text);
+// What was written reaches the disks. Error: of the container's file systems, since the last one.
+Result<void> sync_files(const Places& places);
 // Ends all processes and the machine; returns only where it is not allowed.
 Result<void> power_off(const protocol::agent::PowerOff& request, const Places& places);
 

@@ -265,8 +265,7 @@ Result<void> Server::machine(const Message& message) {
       return done;
     }
     case Sync::kType:
-      ::sync();
-      return {};
+      return sync_files(places_);
     case PowerOff::kType:
       return power_off(TRY(decode<PowerOff>(message)), places_);
     default:

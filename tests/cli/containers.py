@@ -639,6 +639,25 @@ def a_machine_that_dies_with_its_files(t):
     refuses_files_of(t, "dies-with-files", "the container's machine ended")
 
 
+def refuses_an_end(t, fault, text):
+    vmm = Engine(t, fault)
+    vmm("create", "--name", "web", "busybox", "true")
+    t.file("file", b"text")
+    vmm.refused(1, text, "cp", t.path("file"), "web:/")
+    t.eventually(lambda: not machines_of(t), 10, "its machine has ended")
+    vmm.end()
+
+
+@test
+def what_does_not_reach_the_disk(t):
+    refuses_an_end(t, "sync-fails", "cannot sync '/run/root': Input/output error")
+
+
+@test
+def a_machine_that_ends_badly(t):
+    refuses_an_end(t, "ends-badly", "cannot write the disk")
+
+
 # ---- faults
 
 @with_engine

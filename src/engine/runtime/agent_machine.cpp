@@ -14,8 +14,6 @@ namespace {
 
 namespace agent = protocol::agent;
 
-constexpr std::chrono::seconds kPatience{60};
-
 Result<UniqueFd> open_connection(const std::string& directory) {
   const auto loop = TRY(EventLoop::create());
   Result<UniqueFd> opened = fail("the machine's agent does not answer");
@@ -24,14 +22,15 @@ Result<UniqueFd> open_connection(const std::string& directory) {
                          opened = std::move(socket);
                          loop->stop();
                        });
-  (void)loop->add_timer(EventLoop::Clock::now() + kPatience, [&] { loop->stop(); });
+  (void)loop->add_timer(EventLoop::Clock::now() + kAgentPatience, [&] { loop->stop(); });
   loop->run();
   return opened;
 }
 
 }  // namespace
 
-Result<agent::Message> ask_agent_message(const std::string& directory, const std::string& request) {
+Result<agent::Message> ask_agent_message(const std::string& directory, const std::string& request,
+                                         std::chrono::seconds patience) {
   const auto socket = TRY(open_connection(directory));
   if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) !=
       static_cast<ssize_t>(request.size())) {
@@ -41,7 +40,7 @@ Result<agent::Message> ask_agent_message(const std::string& directory, const std
   for (;;) {
     if (auto message = TRY(reader.next())) return std::move(*message);
     pollfd ready{socket.get(), POLLIN, 0};
-    const int found = ::poll(&ready, 1, static_cast<int>(kPatience.count()) * 1000);
+    const int found = ::poll(&ready, 1, static_cast<int>(patience.count()) * 1000);
     if (found < 0 && errno == EINTR) continue;
     if (found <= 0) return fail("the machine's agent does not answer");
     std::array<char, 65536> bytes;

@@ -3,6 +3,7 @@
 //   const auto usage = TRY(ask_agent<agent::Usage>(directory, agent::AskUsage{true}));
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "src/base/result.h"
@@ -10,13 +11,18 @@
 
 namespace vmm::engine {
 
-// The answer to an encoded request. Error: the machine ends, or does not answer.
+inline constexpr std::chrono::seconds kAgentPatience{60};
+
+// The answer to an encoded request. Error: the machine ends, or does not answer in `patience`.
 Result<protocol::agent::Message> ask_agent_message(const std::string& directory,
-                                                   const std::string& request);
+                                                   const std::string& request,
+                                                   std::chrono::seconds patience = kAgentPatience);
 
 template <typename Answer, typename Request>
-Result<Answer> ask_agent(const std::string& directory, const Request& request) {
-  const auto message = TRY(ask_agent_message(directory, protocol::agent::encode(request)));
+Result<Answer> ask_agent(const std::string& directory, const Request& request,
+                         std::chrono::seconds patience = kAgentPatience) {
+  const auto message =
+      TRY(ask_agent_message(directory, protocol::agent::encode(request), patience));
   if (const auto failed = protocol::agent::decode<protocol::agent::Failed>(message)) {
     return fail("{}", failed->text);
   }

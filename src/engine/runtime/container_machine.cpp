@@ -21,8 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kLockPatience{30};  // of one that starts or ends
 constexpr std::chrono::seconds kBootPatience{120};
-constexpr int kPowerPatience = 20'000;  // milliseconds
-constexpr int kRetry = 10;              // milliseconds
+constexpr std::chrono::seconds kSyncPatience{3600};  // a full memory of writes, on a slow disk
+constexpr int kPowerPatience = 60'000;               // milliseconds
+constexpr int kRetry = 10;                           // milliseconds
 
 }  // namespace
 
@@ -118,25 +119,32 @@ std::string ContainerMachine::said() const {
 
 Result<void> ContainerMachine::finish() {
   if (!monitor_.pidfd) return {};
+  TRY(ask_agent<agent::Done>(directory_, agent::Sync{}, kSyncPatience));
   // Its end is the answer.
   (void)ask_agent_message(directory_, protocol::agent::encode(agent::PowerOff{}));
-  const bool ended = has_ended(kPowerPatience);
-  reap();
-  if (!ended) return fail("the container's machine does not end");
-  return {};
+  if (!has_ended(kPowerPatience)) return fail("the container's machine does not end");
+  const auto words = said();
+  const int status = reap();
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
+  if (WIFSIGNALED(status)) {
+    return fail("the container's machine was killed by signal {}", WTERMSIG(status));
+  }
+  return fail("{}", words.empty() ? "the container's machine ended with an error" : words);
 }
 
-void ContainerMachine::reap() {
-  if (!monitor_.pidfd) return;
+int ContainerMachine::reap() {
+  int status = 0;
+  if (!monitor_.pidfd) return status;
   (void)::syscall(SYS_pidfd_send_signal, monitor_.pidfd.get(), SIGKILL, nullptr, 0);  // or it ended
-  while (::waitpid(monitor_.pid, nullptr, 0) < 0 && errno == EINTR) {
+  while (::waitpid(monitor_.pid, &status, 0) < 0 && errno == EINTR) {
   }
   monitor_.pidfd.reset();
   for (const char* socket : {"vsock", "control"}) {
     (void)::unlink(fmt::format("{}/{}", directory_, socket).c_str());
   }
+  return status;
 }
 
-ContainerMachine::~ContainerMachine() { reap(); }
+ContainerMachine::~ContainerMachine() { (void)reap(); }
 
 }  // namespace vmm::engine

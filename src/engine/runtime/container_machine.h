@@ -26,6 +26,7 @@ class ContainerMachine {
 
   const Container& container() const { return container_; }
   const std::string& directory() const { return directory_; }
+  // Error: also when what was written may not be on the disk.
   Result<void> finish();
 
  private:
@@ -35,7 +36,7 @@ class ContainerMachine {
   Result<void> wait_for_agent();
   bool has_ended(int milliseconds) const;
   std::string said() const;
-  void reap();
+  int reap();  // its status, of waitpid(2)
 
   Container container_;
   std::string directory_;
