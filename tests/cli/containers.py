@@ -540,6 +540,29 @@ def changes_of_a_container(t, vmm):
     vmm.refused(1, "No such container: none", "diff", "none")
 
 
+def output_is_checked(t, vmm, command, name):
+    folder = t.path(command)
+    write(f"{folder}/victim", "untouched")
+    write(f"{folder}/old.tar", "old")
+    os.mknod(f"{folder}/null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.mkfifo(f"{folder}/fifo")
+    os.symlink("null", f"{folder}/link")
+    os.symlink("victim", f"{folder}/new.tar.partial")
+    before = sorted(os.listdir(folder))
+    for output, text in ((t.path("none/x.tar"), f'invalid output path: directory "{t.path("none")}" does not exist'),
+                         (f"{folder}/null", "must be a directory or a regular file: got a device"),
+                         (f"{folder}/link", "must be a directory or a regular file: got a device"),
+                         (f"{folder}/fifo", "must be a directory or a regular file"), (folder, "Is a directory")):
+        vmm.refused(1, text, command, "-o", output, name)
+    vmm.refused(1, "o such ", command, "-o", f"{folder}/new.tar", "none")
+    t.equal(sorted(os.listdir(folder)), before, "nothing is left")
+    vmm(command, "-o", f"{folder}/new.tar", name)
+    vmm(command, "-o", f"{folder}/old.tar", name)
+    t.equal(sorted(os.listdir(folder)), sorted([*before, "new.tar"]))
+    t.true(tarfile.is_tarfile(f"{folder}/new.tar") and tarfile.is_tarfile(f"{folder}/old.tar"), "archives")
+    t.equal(read(f"{folder}/victim"), "untouched")
+
+
 @with_engine
 def exports_of_a_container(t, vmm):
     vmm("create", "--name", "web", "busybox")
@@ -554,7 +577,8 @@ def exports_of_a_container(t, vmm):
         t.equal(vmm.start("export", "web", stdout=file).wait(30 * t.patience), 0)
     t.equal(os.path.getsize(t.path("stream.tar")), os.path.getsize(path))
     vmm.refused(1, "No such container: none", "export", "-o", path, "none")
-    vmm.refused(1, "cannot open", "export", "-o", t.path("none/x.tar"), "web")
+    output_is_checked(t, vmm, "export", "web")
+    output_is_checked(t, vmm, "save", "busybox")
     imported = vmm("import", path, "again").strip()
     t.contains(vmm("image", "inspect", "-f", "{{.Id}}", "again"), imported)
 

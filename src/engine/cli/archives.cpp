@@ -1,12 +1,11 @@
 // load, save and import: images from archives and to them.
 #include <fcntl.h>
-#include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
 
-#include "src/base/new_file.h"
 #include "src/engine/cli/commands.h"
+#include "src/engine/cli/output_file.h"
 #include "src/engine/image/install.h"
 #include "src/engine/image/load.h"
 #include "src/engine/image/manifest.h"
@@ -52,19 +51,6 @@ Result<void> add_saved(Catalog& catalog, const std::string& name, std::vector<Sa
   return {};
 }
 
-Result<void> save_to(Store& store, const std::vector<SavedImage>& saved, const std::string& path) {
-  if (path.empty()) return save_images(store, saved, STDOUT_FILENO);
-  // Written beside, as an archive that was there is worth more than half of another.
-  const auto partial = path + ".partial";
-  const auto fd = TRY(open_file(partial, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-  auto done = save_images(store, saved, fd.get());
-  if (done && ::rename(partial.c_str(), path.c_str()) < 0) {
-    done = fail_errno("cannot create '{}'", path);
-  }
-  if (!done) (void)::unlink(partial.c_str());  // the error is told
-  return done;
-}
-
 }  // namespace
 
 Result<int> load(const Words& words) {
@@ -87,7 +73,8 @@ Result<int> save(const Words& words) {
   Catalog catalog(store);
   std::vector<SavedImage> saved;
   for (const auto& name : words.names()) TRY(add_saved(catalog, name, saved));
-  TRY(save_to(store, saved, output));
+  const auto write = [&](int fd) { return save_images(store, saved, fd); };
+  TRY(output.empty() ? write(STDOUT_FILENO) : write_output_file(output, write));
   return 0;
 }
 
