@@ -516,6 +516,26 @@ def copies_as_archives(t, vmm):
     t.contains(errors, "Unrecognized archive format")
 
 
+@with_engine
+def copies_without_a_working_directory(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    root, gone = fake(vmm, "web", "root"), t.path("gone")
+    write(f"{root}/vmm-note", "text")
+
+    def leave():
+        os.mkdir(gone)
+        os.chdir(gone)
+        os.rmdir(gone)
+    for words in (("web:/vmm-note", "."), ("web:/vmm-note", "name"), ("vmm-note", "web:/")):
+        process = vmm.start("cp", *words, preexec_fn=leave)
+        _, errors = process.communicate(timeout=30 * t.patience)
+        t.equal(process.returncode, 1)
+        t.contains(errors, "cannot find the working directory: No such file or directory")
+    t.true(not os.path.exists("/vmm-note") and not os.path.exists("/name"), "nothing was written elsewhere")
+    process = vmm.start("cp", "web:/vmm-note", t.path("copied"), preexec_fn=leave)
+    t.equal((*process.communicate(timeout=30 * t.patience), process.returncode), ("", "", 0))
+
+
 def change_files(vmm, name):
     """What a container would have changed: a file, a directory, and what is gone."""
     upper, image = fake(vmm, name, "writable/upper"), fake(vmm, name, "image")

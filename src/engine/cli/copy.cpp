@@ -38,9 +38,13 @@ struct Copy {
   }
 };
 
-CopyPath host_path(const std::string& text) {
+Result<CopyPath> host_path(const std::string& text) {
   std::error_code error;
-  return CopyPath::clean(text, std::filesystem::current_path(error));
+  const auto directory = std::filesystem::current_path(error);
+  if (error && !text.starts_with('/')) {
+    return fail("cannot find the working directory: {}", error.message());
+  }
+  return CopyPath::clean(text, directory);
 }
 
 Result<bool> is_there(const std::string& path, struct stat& status) {
@@ -99,7 +103,7 @@ Result<void> copy_from(Copy& copy) {
   task.name = copy.inside.name();
   task.follow = copy.follow;
   if (copy.outside == "-") return write_archive(copy, task);
-  auto to = host_path(copy.outside);
+  auto to = TRY(host_path(copy.outside));
   const auto existing = TRY(find_on_host(to));
   const auto target = TRY(copy_target(task.name, S_ISDIR(source->mode), to, existing));
   task.name = target.name;
@@ -122,7 +126,7 @@ Result<void> copy_from(Copy& copy) {
 // ---- to the container
 
 Result<struct stat> examine_source(const std::string& source, bool follow) {
-  const auto path = host_path(source).path;
+  const auto path = TRY(host_path(source)).path;
   struct stat status{};
   const int found = follow ? ::stat(path.c_str(), &status) : ::lstat(path.c_str(), &status);
   if (found < 0) return fail_errno("lstat {}", path);
@@ -158,7 +162,7 @@ Result<void> copy_to(Copy& copy) {
     TRY(read_archive(copy, task, existing));
     return copy.machine.finish();
   }
-  const auto from = host_path(copy.outside);
+  const auto from = TRY(host_path(copy.outside));
   const auto status = TRY(examine_source(copy.outside, copy.follow));
   const UniqueFd root(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   const auto target = TRY(copy_target(from.name(), S_ISDIR(status.st_mode), copy.inside, existing));
