@@ -1,4 +1,5 @@
 """Images: vmm becomes its engine, for the commands of images, or for all when it is called as docker."""
+import fcntl
 import hashlib
 import http.server
 import io
@@ -204,3 +205,37 @@ def a_pull_is_interrupted_and_goes_on(t):
         t.equal(pulled.stdout.splitlines()[1:-3],
                 [f"{small}: Already exists", f"{large}: Pulling fs layer", f"{large}: Verifying Checksum", f"{large}: Download complete",
                  f"{small}: Pull complete", f"{large}: Pull complete"])
+
+
+@test
+def a_pull_is_interrupted_at_its_end(t):
+    with SlowRegistry() as registry:
+        registry.go_on.set()
+        name = registry.host + "/team/app:1"
+        before_the_last = run(t, "pull", name).stdout.rsplit("Pull complete", 1)[0].rsplit("\n", 1)[0] + "\n"
+        # A pipe that has room up to there: the command stands still in its last line, when nothing can be cancelled any more.
+        reader, writer = os.pipe()
+        size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writer, b"." * (size - len(before_the_last)))
+        process = subprocess.Popen([t.images.vmm, "pull", name], stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, "VMM_ROOT": t.path("other")})
+        os.close(writer)
+
+        def stands_still():
+            waits = []
+            for task in os.listdir(f"/proc/{process.pid}/task"):
+                with open(f"/proc/{process.pid}/task/{task}/wchan") as file:
+                    waits.append(file.read().endswith("pipe_write"))
+            return any(waits)
+        t.eventually(stands_still, 60, "it writes its last line")
+        process.send_signal(signal.SIGINT)
+        t.eventually(lambda: not takes_signal(process, signal.SIGINT), 10, "the signal was taken")
+        with open(reader, "rb") as file:
+            output = file.read().decode()
+        t.equal((process.communicate(timeout=60 * t.patience)[1], process.returncode), ("", -signal.SIGINT))
+        t.true(output.endswith("Pull complete\n"), f"the rest is not said: {output}")
+
+
+def takes_signal(process, number):
+    with open(f"/proc/{process.pid}/status") as file:
+        return int(re.search(r"SigCgt:\s+(\w+)", file.read()).group(1), 16) >> (number - 1) & 1

@@ -96,13 +96,13 @@ void WatchedTransfer::begin() {
 }
 
 void WatchedTransfer::finish(bool succeeded, std::string_view what) {
-  const bool was_cancelled = !succeeded && has_begun_ && received_signal != 0;
   if (succeeded) begin();  // an image without layers
+  if (!std::exchange(has_begun_, false)) return;
   restore_signals();
-  has_begun_ = false;
-  if (!was_cancelled) return;
-  print_error(fmt::format("interrupted: {}", what));
   const int signal = received_signal;
+  if (signal == 0) return;
+  // Too late to cancel the work: what would follow it is not wanted all the same.
+  if (!succeeded) print_error(fmt::format("interrupted: {}", what));
   ::raise(signal);
   // The first process of a container is not ended by a signal that it does not handle.
   std::exit(128 + signal);

@@ -23,8 +23,9 @@ class WatchedTransfer {
   ~WatchedTransfer();
 
   const LayerEvents& events() const { return events_; }
-  // The work has returned; signals are as they were. After one that cancelled it, says
-  // "interrupted: WHAT" and ends the process by that signal, as whoever waits for it expects.
+  // The work has returned; signals are as they were. After one that came meanwhile, ends the
+  // process by it, as whoever waits for it expects; of work that failed, it says "interrupted:
+  // WHAT" before.
   void finish(bool succeeded, std::string_view what);
 
  private:
