@@ -793,6 +793,44 @@ def a_start_beside_a_copy(t, vmm):
     vmm("cp", "xx:/.", t.path("copied"))
 
 
+def supervisors_of(t):
+    """The supervisors of this test, also those that wait for their container."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if read(f"/proc/{pid}/comm") == "vmm-supervisor\n" and f"VMM_ROOT={t.path('store')}\0" in read(f"/proc/{pid}/environ"):
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+@with_engine
+def a_start_beside_a_copy_is_given_up(t, vmm):
+    vmm("create", "--name", "xx", "-i", "busybox", "cat")
+    copying = vmm.start("cp", "-", "xx:/", stdin=subprocess.PIPE)
+    t.eventually(lambda: len(machines_of(t)) == 1, 10, "the machine for the copy")
+    starting = vmm.start("start", "xx")
+    t.eventually(lambda: supervisors_of(t), 10, "it waits")
+    starting.kill()
+    starting.communicate()
+    t.eventually(lambda: not supervisors_of(t), 10, "its client is gone")
+    attached = vmm.start("start", "-a", "xx")
+    t.eventually(lambda: supervisors_of(t) and takes_signals(attached), 10, "it waits")
+    attached.send_signal(signal.SIGINT)
+    t.equal(attached.wait(20 * t.patience), 130)
+    t.eventually(lambda: not supervisors_of(t), 10, "it was told to end")
+    vmm.refused(1, 'cannot remove container "/xx": it is in use by another command', "rm", "-f", "xx")
+    # What a client says while it waits is not lost.
+    attached = vmm.start("start", "-ai", "xx", stdin=subprocess.PIPE)
+    attached.stdin.write("said early\n")
+    attached.stdin.flush()
+    t.eventually(lambda: supervisors_of(t), 10, "it waits")
+    copying.communicate(timeout=20 * t.patience)
+    t.equal((attached.communicate(timeout=20 * t.patience), attached.returncode), (("said early\n", ""), 0))
+    t.equal(vmm.state("xx"), "exited 0")
+
+
 @with_engine
 def commands_at_once(t, vmm):
     vmm("create", "--name", "xx", "busybox", "sleep", "1000")

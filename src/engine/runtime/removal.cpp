@@ -21,6 +21,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kKillPatience{20};
 constexpr std::chrono::seconds kLockPatience{10};
+constexpr std::chrono::seconds kCommandPatience{1};  // of another command that is about to end
 
 // The lock has no descriptor that poll() takes.
 bool wait_for_lock(const std::string& directory, Clock::duration time) {
@@ -41,20 +42,26 @@ bool kill_by_supervisor(const std::string& directory) {
   return wait_for_lock(directory, kKillPatience);
 }
 
+// Whether there was one.
+bool kill_supervisor(const std::string& directory) {
+  const auto text = read_text_file(directory + "/pid", 64);
+  const auto pid = text ? parse_number(split(*text, '\n')[0], 2, 1u << 22, "pid") : fail("none");
+  if (!pid) return false;
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(*pid), 0)));
+  // The number may be another process's by now: not while the lock is held by who wrote it.
+  return process && ContainerLock::is_held(directory) &&
+         read_text_file(fmt::format("/proc/{}/comm", *pid)).value_or("") == "vmm-supervisor\n" &&
+         ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) == 0;
+}
+
+std::unexpected<Error> in_use(const Container& container) {
+  return fail("cannot remove container \"/{}\": it is in use by another command", container.name);
+}
+
 }  // namespace
 
 Result<void> end_supervisor(const std::string& directory) {
-  const auto text = read_text_file(directory + "/pid", 64);
-  const auto pid = text ? parse_number(split(*text, '\n')[0], 2, 1u << 22, "pid") : fail("none");
-  if (pid) {
-    const UniqueFd process(
-        static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(*pid), 0)));
-    // The number may be another process's by now: not while the lock is held by who wrote it.
-    if (process && ContainerLock::is_held(directory) &&
-        read_text_file(fmt::format("/proc/{}/comm", *pid)).value_or("") == "vmm-supervisor\n") {
-      (void)::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
-    }
-  }
+  (void)kill_supervisor(directory);  // or it has ended
   if (wait_for_lock(directory, kLockPatience)) return {};
   return fail("'{}/lock' is held by a process that does not end", directory);
 }
@@ -64,17 +71,20 @@ Result<void> remove_container(const std::string& root, const Container& containe
   auto lock = ContainerLock::take(directory);
   if (!lock) return fail("No such container: {}", container.id);
   if (!*lock) {
-    if (force == Force::no && !container.is_running()) {
-      return fail("cannot remove container \"/{}\": it is in use by another command",
-                  container.name);
-    }
+    if (force == Force::no && !container.is_running()) return in_use(container);
     if (force == Force::no) {
       return fail(
           "cannot remove container \"/{}\": container is running: stop the container before "
           "removing or force remove",
           container.name);
     }
-    if (!kill_by_supervisor(directory)) TRY(end_supervisor(directory));
+    if (!kill_by_supervisor(directory)) {
+      if (container.is_running() || kill_supervisor(directory)) {
+        TRY(end_supervisor(directory));
+      } else if (!wait_for_lock(directory, kCommandPatience)) {
+        return in_use(container);
+      }
+    }
     lock = ContainerLock::take(directory);
     if (!lock) return {};  // it was to be removed at its end
     if (!*lock) return fail("removal of container {} is already in progress", container.id);

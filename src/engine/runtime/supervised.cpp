@@ -1,7 +1,6 @@
 #include "src/engine/runtime/supervised.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -24,7 +23,7 @@ using std::chrono::seconds;
 
 namespace {
 
-constexpr milliseconds kFirstRetry{5}, kLastRetry{80};
+constexpr milliseconds kFirstRetry{5}, kLastRetry{80}, kLockTurn{20};
 constexpr seconds kBootPatience{120};
 constexpr seconds kKillPatience{10};   // of a machine whose agent was told to kill
 constexpr seconds kPowerPatience{20};  // of a machine that is to write its disks and end
@@ -48,16 +47,44 @@ Supervised::Supervised(EventLoop& loop, std::string root, std::string id)
 // ---- the start
 
 void Supervised::begin() {
-  if (const auto prepared = prepare(); !prepared) {
-    return fail_start(kSetupFailed, prepared.error().message());
+  lock_deadline_ = EventLoop::Clock::now() + kBootPatience;
+  make_process();
+  look_for_lock();
+}
+
+// The lock has no descriptor that the loop takes. Meanwhile sessions are heard: the start may be
+// given up.
+void Supervised::look_for_lock() {
+  if (phase_ != Phase::waiting) return;
+  auto lock = take_lock();
+  if (lock && !*lock) {
+    loop_.add_timer(EventLoop::Clock::now() + kLockTurn, [this] { look_for_lock(); });
+    return;
   }
+  phase_ = Phase::starting;
+  const auto prepared = lock ? prepare(std::move(**lock)) : std::unexpected(lock.error());
+  if (!prepared) return fail_start(kSetupFailed, prepared.error().message());
   retry_ = kFirstRetry;
   boot_deadline_ = EventLoop::Clock::now() + kBootPatience;
   look_for_agent();
 }
 
-Result<void> Supervised::prepare() {
-  auto lock = TRY(take_lock());
+// None: of one that another command works with, or whose other supervisor starts it, it is waited
+// for; of one that runs already it is not.
+Result<std::optional<ContainerLock>> Supervised::take_lock() {
+  if (auto lock = TRY(ContainerLock::take(directory_))) return lock;
+  auto store = TRY(Store::open(root_));
+  auto found = TRY(Containers(store).by_id(id_));
+  if (!found) return fail("No such container: {}", id_);
+  if (found->is_running()) return fail("container {} {}", id_.substr(0, 12), kAlreadyRunning);
+  container_ = std::move(*found);  // says which input is taken
+  if (EventLoop::Clock::now() > lock_deadline_) {
+    return fail("container {} is in use by another command", id_.substr(0, 12));
+  }
+  return std::nullopt;
+}
+
+Result<void> Supervised::prepare(ContainerLock lock) {
   const auto monitor = TRY(find_monitor());
   {
     auto store = TRY(Store::open(root_));
@@ -73,7 +100,6 @@ Result<void> Supervised::prepare() {
   log_ = TRY(
       LogWriter::open(directory_ + "/log", container_.spec.log_size, container_.spec.log_files));
   TRY(listen());
-  make_process();
   monitor_ =
       TRY(Monitor::start(monitor, monitor_arguments(container_, files), directory_, lock_->fd()));
   machine_over_ = false;
@@ -84,25 +110,6 @@ Result<void> Supervised::prepare() {
                                           [this](std::uint32_t) { read_errors(); });
   errors_watch_->want(EPOLLIN);
   return {};
-}
-
-// Of one that runs already it is not waited for; of one that another command works with, or whose
-// other supervisor starts it, it is. The lock has no descriptor that poll() takes.
-Result<ContainerLock> Supervised::take_lock() const {
-  constexpr int kTurn = 20;  // milliseconds
-  for (const auto deadline = EventLoop::Clock::now() + kBootPatience;;) {
-    if (auto lock = TRY(ContainerLock::take(directory_))) return std::move(*lock);
-    {
-      auto store = TRY(Store::open(root_));
-      const auto found = TRY(Containers(store).by_id(id_));
-      if (!found) return fail("No such container: {}", id_);
-      if (found->is_running()) return fail("container {} {}", id_.substr(0, 12), kAlreadyRunning);
-    }
-    if (EventLoop::Clock::now() > deadline) {
-      return fail("container {} is in use by another command", id_.substr(0, 12));
-    }
-    (void)::poll(nullptr, 0, kTurn);
-  }
 }
 
 // Input that comes before its start waits in it.
@@ -233,6 +240,7 @@ void Supervised::leave(Session& session) {
   loop_.post([this, &session] {
     std::erase_if(sessions_, [&](const auto& one) { return one.get() == &session; });
     balance();
+    if (phase_ == Phase::waiting && sessions_.empty()) return loop_.stop();  // nobody wants it
     if (phase_ == Phase::over) stop_when_told();
   });
 }
@@ -256,16 +264,18 @@ void Supervised::process_output(wire::Stream stream, std::string_view bytes) {
 }
 
 void Supervised::signal(int number) {
-  if (phase_ == Phase::starting) {
-    // For the process, once it runs. Who asks for the end again does not wait for that.
+  if (phase_ == Phase::waiting || phase_ == Phase::starting) {
+    // For the process, once it runs. Who asks for the end again does not wait for that, nor for
+    // another command.
     const auto bit = bit_of(number);
-    const bool again = (kept_signals_ & bit) != 0 && (number == SIGTERM || number == SIGINT);
+    const bool again = phase_ == Phase::waiting || (kept_signals_ & bit) != 0;
     kept_signals_ |= bit;
-    if (number != SIGKILL && !again) return;
+    if (number != SIGKILL && !(again && (number == SIGTERM || number == SIGINT))) return;
     end_ = ContainerEnd{128 + number, false, ""};
     phase_ = Phase::ending;
     started_ = true;
-    return kill_machine();
+    kill_machine();
+    return conclude();
   }
   if (phase_ != Phase::running || !process_) return;
   process_->signal(number);

@@ -26,14 +26,16 @@ class Supervised {
 
  private:
   enum class Phase : std::uint8_t {
+    waiting,   // for the lock, which another command holds
     starting,  // until the agent has started the process
     running,
     ending,  // the machine is about to end
     over     // the end is written; the sessions hear of it
   };
 
-  Result<void> prepare();
-  Result<ContainerLock> take_lock() const;
+  Result<std::optional<ContainerLock>> take_lock();
+  void look_for_lock();
+  Result<void> prepare(ContainerLock lock);
   Result<void> listen();
   void make_process();
   void look_for_agent();
@@ -78,10 +80,10 @@ class Supervised {
   std::unique_ptr<Channel> machine_;
   std::unique_ptr<AgentProcess> process_;
   unsigned answers_ = 0;
-  EventLoop::Clock::time_point boot_deadline_;
+  EventLoop::Clock::time_point lock_deadline_, boot_deadline_;
   std::chrono::milliseconds retry_{};
 
-  Phase phase_ = Phase::starting;
+  Phase phase_ = Phase::waiting;
   std::uint64_t kept_signals_ = 0;  // that came before the process ran
   bool started_ = false;            // the process ran
   bool process_over_ = true;        // nothing of it is to come
