@@ -58,7 +58,9 @@ class LayerWriter {
     components.pop_back();
     const auto parent = *TRY(
         tree_.find_directory(join(components), Tree::Missing::is_created, implied_directory()));
-    if (name.size() > erofs::kMaxName) {
+    // A whiteout's name is as long as that of the file that it hides.
+    const std::size_t prefix = name.starts_with(kWhiteout) ? kWhiteout.size() : 0;
+    if (name.size() - prefix > erofs::kMaxName) {
       return fail("the name '{}...' is longer than {} bytes", name.substr(0, 40), erofs::kMaxName);
     }
     if (name == kOpaqueWhiteout) {

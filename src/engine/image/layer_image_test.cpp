@@ -94,6 +94,19 @@ TEST_F(LayerTest, KeepsLongAndForeignNames) {
                         std::string(255, 'y'), std::string(200, 'x'), std::string(255, 'y'), deep));
 }
 
+TEST_F(LayerTest, KeepsNamesThatAreNotUtf8) {
+  EXPECT_EQ(list_disk(disk_of({{file("d\xe9/a\xff", "1"), symlink("l", "t\xfe"),
+                                hard_link("h\x80", "d\xe9/a\xff")}})),
+            "/d\xe9 d 755\n/d\xe9/a\xff f 1\n/h\x80 f 1\n/l l t\xfe\n");
+}
+
+TEST_F(LayerTest, HidesFilesOfTheLongestName) {
+  const std::string name(255, 'y');
+  EXPECT_EQ(list_disk(disk_of({{file("a", "1"), file(name, "2")}, {whiteout("", name)}})),
+            "/a f 1\n");
+  EXPECT_NE(error_of({whiteout("", name + "y")}), "");
+}
+
 TEST_F(LayerTest, LeavesHolesForZeroes) {
   std::string content(10u << 20, 0);
   content[5u << 20] = 'x';

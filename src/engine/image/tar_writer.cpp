@@ -40,7 +40,10 @@ Result<void> TarWriter::add(const erofs::Inode& inode, const Names& names,
     archive_entry_xattr_add_entry(entry.get(), xattr.name.c_str(), xattr.value.data(),
                                   xattr.value.size());
   }
-  if (archive_write_header(writer_.get(), entry.get()) != ARCHIVE_OK) return failed();
+  // A warning is of a name that is not UTF-8: the archive has its bytes, and says that they are
+  // not.
+  const int code = archive_write_header(writer_.get(), entry.get());
+  if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return failed();
   return write(std::as_bytes(std::span(content)));
 }
 

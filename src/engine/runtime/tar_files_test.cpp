@@ -35,21 +35,25 @@ TEST(TarOfFiles, ComesBackAsItWas) {
   const auto fd = memory_file();
   TarOfFiles tar(fd.get(), "");
   ASSERT_TRUE(tar.open());
-  auto sparse = file("dir/sparse", 200'000);
+  auto sparse = file("dir\xff/sparse", 200'000);
   sparse.uid = 1234;
   sparse.mtime = 5;
   sparse.mtime_ns = 7;
   sparse.xattrs = {{"user.x", {std::byte{'v'}, std::byte{0}}}};
   EXPECT_EQ(error_of(tar, message(sparse)), "");
   EXPECT_EQ(error_of(tar, message(Piece{100'000, {std::byte{'x'}}})), "");
-  auto link = file("link");
-  link.hard_link = "dir/sparse";
+  auto link = file("link\xe9");
+  link.hard_link = "dir\xff/sparse";
   EXPECT_EQ(error_of(tar, message(link)), "");
   auto device = file("null");
   device.mode = S_IFCHR | 0666;
   device.major = 300;
   device.minor = 70'000;
   EXPECT_EQ(error_of(tar, message(device)), "");
+  auto symlink = file("symlink");
+  symlink.mode = S_IFLNK | 0777;
+  symlink.target = "target\x80";
+  EXPECT_EQ(error_of(tar, message(symlink)), "");
   ASSERT_TRUE(tar.finish());
 
   ASSERT_EQ(::lseek(fd.get(), 0, SEEK_SET), 0);
@@ -71,8 +75,8 @@ TEST(TarOfFiles, ComesBackAsItWas) {
     return {};
   }));
   EXPECT_TRUE(ended);
-  ASSERT_EQ(entries.size(), 3u);
-  EXPECT_EQ(entries[0].name, "dir/sparse");
+  ASSERT_EQ(entries.size(), 4u);
+  EXPECT_EQ(entries[0].name, "dir\xff/sparse");
   EXPECT_EQ(entries[0].uid, 1234u);
   EXPECT_EQ(entries[0].mtime, 5u);
   EXPECT_EQ(entries[0].mtime_ns, 7u);
@@ -80,9 +84,11 @@ TEST(TarOfFiles, ComesBackAsItWas) {
   EXPECT_EQ(bytes, 200'000u);
   ASSERT_EQ(entries[0].xattrs.size(), 1u);
   EXPECT_EQ(entries[0].xattrs[0].value.size(), 2u);
-  EXPECT_EQ(entries[1].hard_link, "dir/sparse");
+  EXPECT_EQ(entries[1].name, "link\xe9");
+  EXPECT_EQ(entries[1].hard_link, "dir\xff/sparse");
   EXPECT_EQ(entries[2].major, 300u);
   EXPECT_EQ(entries[2].minor, 70'000u);
+  EXPECT_EQ(entries[3].target, "target\x80");
 }
 
 TEST(TarOfFiles, HasNoNamesThatLeadOut) {
