@@ -56,6 +56,10 @@ Result<void> TarWriter::write(std::span<const std::byte> bytes) {
   return {};
 }
 
+std::uint64_t TarWriter::written() const {
+  return static_cast<std::uint64_t>(archive_filter_bytes(writer_.get(), 0));
+}
+
 Result<void> TarWriter::finish() {
   if (archive_write_close(writer_.get()) != ARCHIVE_OK) return failed();
   return {};

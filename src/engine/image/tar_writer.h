@@ -33,6 +33,7 @@ class TarWriter {
   // A symbolic link's target and a file's size are of the inode; `content` may be its first part.
   Result<void> add(const erofs::Inode& inode, const Names& names, std::string_view content = {});
   Result<void> write(std::span<const std::byte> bytes);  // the rest of the content
+  std::uint64_t written() const;                         // bytes of the archive so far
   Result<void> finish();
 
  private:

@@ -13,7 +13,7 @@ using protocol::files::Entry;
 using protocol::files::Piece;
 
 constexpr std::array<std::byte, 65536> kZeros{};
-constexpr std::size_t kEntryBytes = 1024;  // of a header and what pads it, at least
+constexpr std::size_t kMaxXattrs = 65536;  // of a value, and of all names, as in the kernel
 
 Entry entry_of(const TarReader& tar) {
   const auto inode = tar.attributes();
@@ -66,20 +66,33 @@ Result<void> TarOfFiles::add(const Entry& entry) {
   inode.mtime_ns = entry.mtime_ns % 1'000'000'000;
   inode.rdev = erofs::encode_device(entry.major & 0xfff, entry.minor & 0xfffff);
   inode.target = entry.target;
+  std::size_t names = 0;
   for (const auto& xattr : entry.xattrs) {
+    names += xattr.name.size() + 1;
+    if (names > kMaxXattrs) {
+      return fail("the names of extended attributes of '{}' are longer than {} bytes", name_,
+                  kMaxXattrs);
+    }
+    if (xattr.value.size() > kMaxXattrs) {
+      return fail("an extended attribute of '{}' is longer than {} bytes", name_, kMaxXattrs);
+    }
     inode.set_xattr(xattr.name,
                     {reinterpret_cast<const char*>(xattr.value.data()), xattr.value.size()});
   }
   const auto link = entry.hard_link.empty() ? std::string() : TRY(check(entry.hard_link));
   const bool has_data = S_ISREG(entry.mode) && link.empty();
   inode.size = has_data ? entry.size : 0;
-  if (inode.size > limit_ - total_ || kEntryBytes > limit_ - total_ - inode.size) {
-    return fail("its files take more than {} bytes", limit_);
-  }
+  TRY(check_room(inode.size));
   size_ = inode.size;
   written_ = 0;
-  total_ += inode.size + kEntryBytes;
-  return tar_.add(inode, {name_, link});
+  TRY(tar_.add(inode, {name_, link}));
+  return check_room(inode.size);  // how long a header is, only the archive knows
+}
+
+Result<void> TarOfFiles::check_room(std::uint64_t size) const {
+  const auto written = tar_.written();
+  if (written <= limit_ && size <= limit_ - written) return {};
+  return fail("its files take more than {} bytes", limit_);
 }
 
 Result<void> TarOfFiles::write(const Piece& piece) {

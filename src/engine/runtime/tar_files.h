@@ -8,7 +8,8 @@
 namespace vmm::engine {
 
 // Writes what a machine says. Its names cannot lead out of where the archive is unpacked, and
-// begin with `only` unless that is ""; holes are written as zeros, up to `limit` bytes in all.
+// begin with `only` unless that is ""; holes are written as zeros. Once the archive has more than
+// `limit` bytes, nothing is added: one entry's header may be over it.
 class TarOfFiles {
  public:
   TarOfFiles(int fd, std::string only, std::uint64_t limit = UINT64_MAX)
@@ -22,12 +23,12 @@ class TarOfFiles {
   Result<void> add(const protocol::files::Entry& entry);
   Result<void> write(const protocol::files::Piece& piece);
   Result<void> fill_to(std::uint64_t offset);
+  Result<void> check_room(std::uint64_t size) const;
   Result<std::string> check(const std::string& name) const;
 
   TarWriter tar_;
   const std::string only_;
   const std::uint64_t limit_;
-  std::uint64_t total_ = 0;
   std::string name_;  // of the file whose pieces come
   std::uint64_t size_ = 0, written_ = 0;
 };
