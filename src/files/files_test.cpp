@@ -344,6 +344,31 @@ TEST_F(Files, DirectoriesAndFilesDoNotReplaceEachOther) {
   EXPECT_TRUE(fs::exists(folder_ / "to/dir/x"));
 }
 
+TEST_F(Files, DevicesAndSocketsOfTheHostAreNotReplaced) {
+  ASSERT_EQ(::mkfifo((folder_ / "to/pipe").c_str(), 0600), 0);
+  ASSERT_EQ(::mknod((folder_ / "to/socket").c_str(), S_IFSOCK | 0600, 0), 0);
+  write("to/file", "");
+  std::vector<std::string> names = {"pipe", "socket"};
+  if (::mknod((folder_ / "to/null").c_str(), S_IFCHR | 0600, 0) == 0) names.push_back("null");
+  for (const auto& name : names) {
+    const auto refused =
+        fmt::format("invalid output path: \"{}\" must be a directory or a regular file", name);
+    EXPECT_EQ(unpack(stream(entry(name, S_IFREG | 0644))), refused);
+    EXPECT_EQ(unpack(stream(symlink(name, "x"))), refused);
+    auto link = entry(name, S_IFREG | 0644);
+    link.hard_link = "file";
+    EXPECT_EQ(unpack(stream(entry("file", S_IFREG | 0644), link)), refused);
+    struct stat status{};
+    ASSERT_EQ(::lstat((folder_ / "to" / name).c_str(), &status), 0);
+    EXPECT_FALSE(S_ISREG(status.st_mode) || S_ISLNK(status.st_mode)) << name;
+  }
+  EXPECT_EQ(unpack(stream(entry("pipe", S_IFIFO | 0644))), "") << "a copy over an earlier one";
+  // A container's own are replaced, as in Docker.
+  for (const auto& name : names) {
+    EXPECT_EQ(unpack(stream(entry(name, S_IFREG | 0644)), {"/", Within::root}), "");
+  }
+}
+
 TEST_F(Files, MissingParentsAreMadeAndLinksOfTheRootFollowed) {
   fs::create_directories(folder_ / "to/srv/real");
   fs::create_symlink("/srv/real", folder_ / "to/data");

@@ -24,6 +24,13 @@ bool is_below(const std::vector<std::string>& parts, const std::vector<std::stri
          std::equal(directory.begin(), directory.end(), parts.begin());
 }
 
+// A device or a socket is the host's own, and programs find it by its name. A copy over an earlier
+// one has its FIFOs again.
+bool is_replaceable(const struct stat& status, const Entry& entry) {
+  return S_ISREG(status.st_mode) || S_ISLNK(status.st_mode) ||
+         (S_ISFIFO(status.st_mode) && S_ISFIFO(entry.mode));
+}
+
 std::pair<dev_t, ino_t> key_of(const struct stat& status) { return {status.st_dev, status.st_ino}; }
 
 Result<struct stat> status_of(int fd, const std::string& name) {
@@ -137,6 +144,9 @@ Result<void> Unpacker::make_room(const std::string& name, const Entry& entry) {
   if (::fstatat(parent_.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) return {};
   if (S_ISDIR(status.st_mode)) {
     return fail("cannot overwrite directory \"{0}\" with non-directory \"{0}\"", entry.name);
+  }
+  if (options_.within == Within::directory && !is_replaceable(status, entry)) {
+    return fail("invalid output path: \"{}\" must be a directory or a regular file", entry.name);
   }
   if (::unlinkat(parent_.get(), name.c_str(), 0) < 0 && errno != ENOENT) {
     return fail_errno("cannot replace '{}'", entry.name);

@@ -20,8 +20,9 @@
 namespace vmm::files {
 
 // Whose files they become. `directory`: a person's; symbolic links on the way are an error, and so
-// are devices; setuid, setgid and extended attributes other than user.* and ACLs are left out.
-// `root`: those of a root's own processes; links on the way lead where they do for these.
+// are devices, of the stream or in its way; setuid, setgid and extended attributes other than
+// user.* and ACLs are left out. `root`: those of a root's own processes; links on the way lead
+// where they do for these.
 enum class Within : std::uint8_t { directory, root };
 // Of the files that are made. `own`: of this process, and no extended attributes.
 enum class Owner : std::uint8_t { own, root, kept };
