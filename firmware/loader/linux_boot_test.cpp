@@ -1,5 +1,6 @@
 #include "firmware/loader/linux_boot.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <zlib.h>
@@ -185,6 +186,15 @@ TEST_F(InitrdTest, GoesToTheTop) {
   initrd = load_initrd(path, *memory_, GuestAddress{1u << 20}, GuestAddress{0x2fffff}, cache_);
   ASSERT_TRUE(initrd);
   EXPECT_EQ(initrd->address, GuestAddress{0x300000 - 8192});
+}
+
+TEST_F(InitrdTest, ComesFromAFileWithoutANameToo) {
+  const UniqueFd file(::open(directory_.path().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_TRUE(write_all(file.get(), Bytes(5000, std::byte{9})));
+  const auto initrd = load_initrd("/proc/self/fd/" + std::to_string(file.get()), *memory_,
+                                  GuestAddress{1u << 20}, GuestAddress{~0ull}, cache_);
+  ASSERT_TRUE(initrd) << initrd.error().message();
+  EXPECT_EQ(initrd->size, 5000u);
 }
 
 TEST_F(InitrdTest, EveryErrorNamesTheFile) {

@@ -109,9 +109,8 @@ bool make_private_directory(const std::string& path) {
 }  // namespace
 
 FileIdentity FileIdentity::of(const struct stat& status) {
-  if (status.st_nlink == 0) return {};
   return {.device = status.st_dev,
-          .inode = status.st_ino,
+          .inode = status.st_nlink == 0 ? 0 : status.st_ino,
           .size = static_cast<std::uint64_t>(status.st_size),
           .modified_ns = nanoseconds(status.st_mtim),
           .changed_ns = nanoseconds(status.st_ctim)};

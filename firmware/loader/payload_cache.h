@@ -31,12 +31,11 @@ namespace vmm::loader {
 
 struct FileIdentity {
   std::uint64_t device = 0;
-  std::uint64_t inode = 0;
+  std::uint64_t inode = 0;  // 0: it has no name and is never met again; nothing of it is kept
   std::uint64_t size = 0;
   std::int64_t modified_ns = 0;
   std::int64_t changed_ns = 0;
 
-  // Of a file without a name none, nothing of it is kept: it is never met again.
   static FileIdentity of(const struct stat& status);
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };

@@ -57,11 +57,12 @@ TEST_F(PayloadCacheTest, AnotherIdentityIsAnotherKernel) {
 }
 
 TEST_F(PayloadCacheTest, NothingIsKeptOfAFileWithoutAName) {
-  struct stat status{.st_ino = 7, .st_nlink = 1};
-  EXPECT_NE(FileIdentity::of(status), FileIdentity());
+  struct stat status{.st_ino = 7, .st_nlink = 1, .st_size = 9};
+  EXPECT_EQ(FileIdentity::of(status).inode, 7u);
   status.st_nlink = 0;
   EXPECT_FALSE(cache_.store(FileIdentity::of(status), header_, payload_));
   EXPECT_FALSE(cache_.find(FileIdentity::of(status)));
+  EXPECT_EQ(FileIdentity::of(status).size, 9u);
 }
 
 TEST_F(PayloadCacheTest, ACutOffFileIsNotUsed) {
