@@ -180,7 +180,19 @@ TEST(ImageChange, SetsTheConfiguration) {
   };
   EXPECT_EQ(error_of("FROM x"), "FROM is not a valid change command");
   EXPECT_EQ(error_of(""), "'' is not a valid change command");
+  EXPECT_EQ(error_of("FOO=1"), "FOO=1 is not a valid change command");
+  EXPECT_EQ(error_of("USER"), "USER requires at least one argument");
   EXPECT_EQ(error_of("ENV =x"), "'=x' is not of the form name=value");
+  EXPECT_EQ(error_of("EXPOSE web"), "invalid containerPort: web");
+  EXPECT_EQ(error_of("EXPOSE 0"), "invalid containerPort: 0");
+  EXPECT_EQ(error_of("EXPOSE 65536/udp"), "invalid containerPort: 65536/udp");
+  EXPECT_EQ(error_of("EXPOSE 9-8"), "invalid containerPort: 9-8");
+  EXPECT_EQ(error_of("EXPOSE 80/icmp"),
+            "invalid proto 'icmp' of '80/icmp': expected tcp, udp or sctp");
+  EXPECT_EQ(error_of("STOPSIGNAL NONE"), "invalid signal: NONE");
+  nlohmann::json ports;
+  EXPECT_TRUE(apply_change(ports, "EXPOSE 8000-8002/udp"));
+  EXPECT_EQ(ports.dump(), R"({"ExposedPorts":{"8000/udp":{},"8001/udp":{},"8002/udp":{}}})");
 }
 
 TEST(CopyRules, NamesOfTheCommandLine) {

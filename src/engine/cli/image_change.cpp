@@ -1,14 +1,21 @@
 #include "src/engine/cli/image_change.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "src/base/json.h"
+#include "src/base/text.h"
+#include "src/engine/runtime/spec.h"
 
 namespace vmm::engine::cli {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::array<std::string_view, 10> kInstructions = {
+    "CMD",     "ENTRYPOINT", "ENV",  "EXPOSE", "LABEL",
+    "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"};
 
 std::string upper(std::string text) {
   std::ranges::transform(text, text.begin(), [](unsigned char one) {
@@ -106,6 +113,25 @@ void set_key(json& config, const char* object, const std::string& key, json valu
   config[object][key] = std::move(value);
 }
 
+// PORT[-PORT][/PROTOCOL]
+Result<void> expose(json& config, const std::string& text) {
+  const auto slash = std::min(text.find('/'), text.size());
+  const auto protocol = slash == text.size() ? "tcp" : text.substr(slash + 1);
+  if (protocol != "tcp" && protocol != "udp" && protocol != "sctp") {
+    return fail("invalid proto '{}' of '{}': expected tcp, udp or sctp", protocol, text);
+  }
+  const auto ports = text.substr(0, slash);
+  const auto dash = ports.find('-');
+  const auto number = [](const std::string& one) { return parse_number(one, 1, 65535, "port"); };
+  const auto first = number(ports.substr(0, dash));
+  const auto last = dash == std::string::npos ? first : number(ports.substr(dash + 1));
+  if (!first || !last || *last < *first) return fail("invalid containerPort: {}", text);
+  for (auto port = *first; port <= *last; ++port) {
+    set_key(config, "ExposedPorts", fmt::format("{}/{}", port, protocol), json::object());
+  }
+  return {};
+}
+
 Result<void> apply_list(json& config, const std::string& name, const std::string& text) {
   const auto list = as_list(text);
   const auto words = list ? *list : TRY(split_quoted(text));
@@ -113,7 +139,7 @@ Result<void> apply_list(json& config, const std::string& name, const std::string
     if (name == "VOLUME") {
       set_key(config, "Volumes", word, json::object());
     } else {
-      set_key(config, "ExposedPorts", word.contains('/') ? word : word + "/tcp", json::object());
+      TRY(expose(config, word));
     }
   }
   return {};
@@ -126,7 +152,10 @@ Result<void> apply_change(json& config, const std::string& instruction) {
   const auto end = std::min(whole.find_first_of(" \t"), whole.size());
   const auto name = upper(whole.substr(0, end));
   const auto text = trimmed(whole.substr(end));
-  if (text.empty() && !name.empty()) return fail("{} requires at least one argument", name);
+  if (std::ranges::find(kInstructions, name) == kInstructions.end()) {
+    return fail("{} is not a valid change command", name.empty() ? "''" : name);
+  }
+  if (text.empty()) return fail("{} requires at least one argument", name);
   if (name == "CMD" || name == "ENTRYPOINT") {
     config[name == "CMD" ? "Cmd" : "Entrypoint"] = command_of(text);
   } else if (name == "ENV") {
@@ -138,19 +167,18 @@ Result<void> apply_change(json& config, const std::string& instruction) {
   } else if (name == "USER") {
     config["User"] = text;
   } else if (name == "STOPSIGNAL") {
+    TRY(parse_signal(text));
     config["StopSignal"] = text;
   } else if (name == "ONBUILD") {
     if (!config.contains("OnBuild") || !config["OnBuild"].is_array()) {
       config["OnBuild"] = json::array();
     }
     config["OnBuild"].push_back(text);
-  } else if (name == "WORKDIR") {
+  } else {
     const auto before = config.value("WorkingDir", std::string("/"));
     config["WorkingDir"] = text.starts_with('/')   ? text
                            : before.ends_with('/') ? before + text
                                                    : before + "/" + text;
-  } else {
-    return fail("{} is not a valid change command", name.empty() ? "''" : name);
   }
   return {};
 }
