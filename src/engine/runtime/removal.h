@@ -9,7 +9,8 @@
 
 namespace vmm::engine {
 
-// Error: it is running, without force; another command works with its files; "No such container" when another command was faster.
+// Error: it is running, without force; another command works with its files; "No such container"
+// when another command was faster.
 Result<void> remove_container(const std::string& root, const Container& container, Force force);
 
 // Kills the supervisor that does not do what it is asked for; its machine ends with it. Returns
