@@ -42,9 +42,13 @@ void Channel::close() {
 
 void Channel::turn(std::uint32_t events) {
   const bool had = !out_.empty();
-  if (!flush()) return close();
-  if (had && out_.empty() && callbacks_.writable) callbacks_.writable();
-  if (reading_ && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && !receive()) return close();
+  const bool sent = flush();
+  if (!sent) out_.clear();
+  if (sent && had && out_.empty() && callbacks_.writable) callbacks_.writable();
+  // What a peer said before it went is heard, though it takes nothing any more.
+  const bool heard = !sent || (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
+  if (reading_ && heard && !receive()) return close();
+  if (!sent && !reading_) return close();
   update();
 }
 
