@@ -221,14 +221,14 @@ void restore_virtio(unsigned kind, Input input) {
   require(copy.transport->restore(function.transport->save()).has_value());
 
   auto& transport = *function.transport;
-  transport.resume();
+  (void)transport.resume();
   for (std::uint64_t at = 0; at < 0x38; at += 4) (void)transport.read_bar(at, 4);
   for (std::uint64_t at = 0; at < 0x100; at += 8) (void)transport.read_bar(0x4000 + at, 8);
   transport.write_bar(0x3000, 2, 0);
   guest.turn();
   transport.suspend();
   (void)transport.save();
-  transport.resume();
+  (void)transport.resume();
   transport.write_bar(0x14, 1, 0);
   transport.stop();
 }
