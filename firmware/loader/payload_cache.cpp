@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "firmware/little_endian.h"
+#include "src/base/file_time.h"
 #include "src/base/result.h"
 
 namespace vmm::loader {
@@ -85,10 +86,6 @@ bool has_digest(int fd, std::uint64_t size, std::uint64_t digest) {
   const bool same = digest_of(std::span(static_cast<const std::byte*>(content), size)) == digest;
   ::munmap(content, size);
   return same;
-}
-
-std::int64_t nanoseconds(const timespec& time) {
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 bool is_private(const struct stat& status) {

@@ -8,6 +8,7 @@
 #include <array>
 
 #include "devices/backend/disk/qcow2/chain.h"
+#include "src/base/file_time.h"
 #include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/origin.h"
 
@@ -104,10 +105,6 @@ Result<SavedMachine> machine_in(const snapshot::Source& snapshot) {
   // Snapshots older than --rng always had the device.
   if (!saved.has_rng_key && snapshot.sections().has("rng")) saved.machine.rng = true;
   return saved;
-}
-
-std::int64_t changed_ns(const struct stat& status) {
-  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
 
 bool is_there(const std::string& path) { return ::access(path.c_str(), R_OK) == 0; }
@@ -276,7 +273,7 @@ class Restoring {
     disk.path = entry.path;
     struct stat status{};
     if (::stat(disk.path.c_str(), &status) < 0) return fail_errno("disk '{}'", disk.path);
-    if (changed_ns(status) == entry.modified_ns) return {};
+    if (nanoseconds(status.st_mtim) == entry.modified_ns) return {};
     return fail(
         "disk '{}' has changed since snapshot '{}' was saved: --disk PATH goes on from the "
         "snapshot's copy and keeps there, in a new image, what is written",
@@ -340,7 +337,7 @@ class Restoring {
   Result<void> check_named(const snapshot::DiskEntry& entry, const disk::DiskConfig& disk) const {
     struct stat status{};
     if (::stat(disk.path.c_str(), &status) < 0) return fail_errno("disk '{}'", disk.path);
-    if (changed_ns(status) != entry.modified_ns) {
+    if (nanoseconds(status.st_mtim) != entry.modified_ns) {
       return fail("disk '{}' was changed since snapshot '{}' was made of a machine with it",
                   disk.path, snapshot_.path());
     }

@@ -9,6 +9,7 @@
 
 #include "devices/backend/disk/copied_disk.h"
 #include "src/base/caught.h"
+#include "src/base/file_time.h"
 #include "src/base/log.h"
 #include "src/hypervisor/session/memory_writer.h"
 #include "src/hypervisor/snapshot/digest.h"
@@ -233,8 +234,7 @@ Result<void> Saver::copy_disk(const std::string& name, disk::CopiedDisk& disk, J
   struct stat status{};
   // Of one that came out of an archive there is no file to refer to.
   if (::stat(disk.name().c_str(), &status) == 0) {
-    entry.modified_ns =
-        std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    entry.modified_ns = nanoseconds(status.st_mtim);
     if (disk.info().read_only) return {};
   }
   const auto* below = job.parent ? job.parent->manifest().disk(name) : nullptr;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "src/base/file_time.h"
 #include "src/base/log.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/merge.h"
@@ -23,10 +24,7 @@ std::uint64_t size_of(const UniqueFd& fd) {
   return static_cast<std::uint64_t>(status_of(fd).st_size);
 }
 
-std::int64_t modified_ns(const UniqueFd& fd) {
-  const auto time = status_of(fd).st_mtim;
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
+std::int64_t modified_ns(const UniqueFd& fd) { return nanoseconds(status_of(fd).st_mtim); }
 
 Result<BootFile> keep(const Writer& writer, std::string_view name, const UniqueFd& fd,
                       const Manifest* parent, Progress& progress) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "src/base/file_time.h"
 #include "src/hypervisor/snapshot/catalog.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"
@@ -21,10 +22,6 @@ constexpr std::size_t kMaxMappings = 20'000;
 
 // The chain of images is that of snapshots, with one above that a machine writes to.
 static_assert(kMaxDepth < disk::qcow2::kMaxChain);
-
-std::int64_t nanoseconds(const timespec& time) {
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
 
 }  // namespace
 

@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 
+#include "src/base/file_time.h"
 #include "src/hypervisor/snapshot/boot_files.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"
@@ -108,9 +109,6 @@ class SnapshotTest : public ::testing::Test {
     return keep_boot_files(writer, files, &reader->manifest());
   }
 
-  static std::int64_t nanoseconds(const timespec& time) {
-    return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-  }
   Result<DiskEntry> copied_disk(const Writer& writer) const {
     DiskEntry entry;
     entry.device = "blk0";
