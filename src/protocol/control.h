@@ -73,6 +73,9 @@ struct Snapshot {  // JobResult; what the job comes to is Saved
     archive("stop", message.stop);
   }
 };
+struct WorkingSet : WithoutFields<WorkingSet> {
+  static constexpr std::string_view kName = "working-set";
+};
 // What a component is connected to on the host: `component` is its name in `metrics`, "blk1".
 struct Attach {
   static constexpr std::string_view kName = "attach";
@@ -123,8 +126,9 @@ struct Wait {  // the job's result or error; without a job: Ended
   static void fields(auto& message, auto& archive) { archive("job", message.job); }
 };
 
-using Command = std::variant<Version, Status, Metrics, Pause, Resume, PowerButton, Stop, Balloon,
-                             Snapshot, Attach, Replace, Detach, Resize, Jobs, Cancel, Events, Wait>;
+using Command =
+    std::variant<Version, Status, Metrics, Pause, Resume, PowerButton, Stop, Balloon, Snapshot,
+                 WorkingSet, Attach, Replace, Detach, Resize, Jobs, Cancel, Events, Wait>;
 std::string_view name_of(const Command& command);
 
 // ---- results

@@ -42,7 +42,7 @@ TEST(Control, EachCommandIsReadAsItself) {
   for (const auto& command : std::vector<Command>{
            Version{}, Status{}, Metrics{}, Pause{}, Resume{}, PowerButton{}, Stop{}, Balloon{"1"},
            Snapshot{.directory = "/a"}, Attach{"blk1", {"{}"}}, Replace{"blk1", {R"("x")"}},
-           Detach{"blk1"}, Resize{"blk1", "8G"}, Jobs{}, Cancel{3}, Events{}, Wait{}, Wait{4}}) {
+           WorkingSet{}, Detach{"blk1"}, Resize{"blk1", "8G"}, Jobs{}, Cancel{3}, Events{}, Wait{}, Wait{4}}) {
     check(command);
   }
 }

@@ -720,10 +720,14 @@ def resumed_as_the_same_machine(t):
 def working_set(t):
     machine = t.small()
     saved = t.path("saved")
+    t.contains(machine.ctl("working-set", code=1), "was not restored from a snapshot's directory")
     machine.ctl("snapshot", saved, "--stop")
     machine.ends(0)
     copy = t.restore(saved)
     t.eventually(lambda: os.path.exists(f"{saved}/working-set"), 20, "what the first restore touched")
+    os.remove(f"{saved}/working-set")
+    copy.ctl("working-set")
+    t.true(os.path.exists(f"{saved}/working-set"), "noted when it was asked for")
     copy.power_off()
     t.restore(saved).power_off()
     with open(f"{saved}/working-set", "r+b") as file:

@@ -138,11 +138,15 @@ Result<int> resize(const Words& words) {
   return print(ask_once(words.names[0], protocol::Resize{words.names[1], words.names[2]}));
 }
 
+Result<int> working_set(const Words& words) {
+  return print(ask_once(words.names[0], protocol::WorkingSet{}));
+}
+
 constexpr char kStatus[] = "status", kMetrics[] = "metrics", kPause[] = "pause",
                kResume[] = "resume", kPowerButton[] = "power-button", kStop[] = "stop",
                kBalloon[] = "balloon";
 
-constexpr std::array<Subcommand<Words>, 17> kSubcommands = {{
+constexpr std::array<Subcommand<Words>, 18> kSubcommands = {{
     {kStatus, "", "what it is and does, as JSON", 0, 0, nullptr, &ask_plainly<kStatus>},
     {kMetrics, "", "exits, input and output, memory, as JSON", 0, 0, nullptr,
      &ask_plainly<kMetrics>},
@@ -158,6 +162,10 @@ constexpr std::array<Subcommand<Words>, 17> kSubcommands = {{
      1, 1, &describe_fork, &fork},
     {"snapshot", "DIR", "save all of it as DIR, for `vmm --restore DIR`", 1, 1, &describe_snapshot,
      &take_snapshot},
+    {"working-set", "",
+     "of one that was restored: note what its guest has touched, beside the snapshot, for later "
+     "restores to bring in at once; by itself that is noted after a second of the first",
+     0, 0, nullptr, &working_set},
     {"attach", "COMPONENT WORDS",
      "connect a slot: blk1 to `root.img,format=raw`, net0 to `user,hostfwd=tcp::8080-:80`, vsock "
      "to a path; the words are those of the option",

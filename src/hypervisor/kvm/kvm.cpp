@@ -262,6 +262,19 @@ void Vm::detach(GuestAddress address, const EventFd& event) {
   }
 }
 
+std::uint64_t Vcpu::map_memory(GuestAddress base, std::uint64_t size) {
+  kvm_pre_fault_memory range{};
+  range.gpa = base.value;
+  range.size = size;
+  // It goes on behind what is done, which `range` says.
+  while (range.size > 0) {
+    const auto before = range.size;
+    if (::ioctl(fd_.get(), KVM_PRE_FAULT_MEMORY, &range) < 0 && errno != EAGAIN) break;
+    if (range.size == before) break;
+  }
+  return size - range.size;
+}
+
 Result<Exit> Vcpu::run() {
   if (::ioctl(fd_.get(), KVM_RUN, 0) < 0) {
     if (errno == EINTR || errno == EAGAIN) return Exit::interrupted;

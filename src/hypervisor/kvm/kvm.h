@@ -101,6 +101,10 @@ class Vcpu {
 
   // KVM_RUN, by the vCPU's own thread. Error: the kernel refuses to run it any more.
   Result<Exit> run();
+  // Maps guest memory for the guest, as if this vCPU had read each page of it, before it does: for
+  // its own thread, between runs. Less than all: a signal came, or KVM cannot
+  // (KVM_CAP_PRE_FAULT_MEMORY says whether it can at all). Returns bytes.
+  std::uint64_t map_memory(GuestAddress base, std::uint64_t size);
   // Makes the next or the current run() return `interrupted`, together with a signal to its
   // thread; any thread.
   void set_immediate_exit(bool on);

@@ -75,6 +75,12 @@ class Machine {
   // up. start() asks, too.
   Result<void> check_start() const;
   Result<void> start(Begin begin = Begin::running);
+  // Whether Vcpu::map_memory() does something here.
+  bool maps_memory_ahead() const { return kvm_->extension(KVM_CAP_PRE_FAULT_MEMORY) != 0; }
+  // Is done by the first vCPU's thread, before the guest runs. Before start().
+  void set_first_work(VcpuThread::FirstWork work) {
+    vcpus_.front()->set_first_work(std::move(work));
+  }
   void pause();
   void resume();
   bool paused() const { return paused_; }

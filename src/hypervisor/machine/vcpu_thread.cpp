@@ -5,6 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 #include "arch/vcpu.h"
 #include "src/base/log.h"
@@ -85,6 +86,7 @@ bool VcpuThread::join() {
 void VcpuThread::main() {
   const auto ran = caught([this] {
     while (wait_to_run()) {
+      if (const auto work = std::exchange(first_work_, {})) work(*vcpu_);
       if (!run_until_interrupted()) break;
     }
   });

@@ -38,6 +38,9 @@ class VcpuThread {
   VcpuThread(std::unique_ptr<kvm::Vcpu> vcpu, const Bus& ports, const Bus& memory, OnEnd on_end);
   ~VcpuThread();
 
+  // Is done once by the thread, before its vCPU runs for the first time. Before start().
+  using FirstWork = std::function<void(kvm::Vcpu&)>;
+  void set_first_work(FirstWork work) { first_work_ = std::move(work); }
   // Starts the thread, paused.
   Result<void> start();
   // pause and stop come in two steps, so that many vCPUs leave the guest side by side: first
@@ -70,6 +73,7 @@ class VcpuThread {
   const Bus& ports_;
   const Bus& memory_;
   const OnEnd on_end_;
+  FirstWork first_work_;
   ExitCounters counters_;
 
   std::mutex mutex_;  // guards wanted_, now_, ended_

@@ -22,6 +22,9 @@ constexpr auto kStartTime = std::chrono::milliseconds(1000);
 // What a guest touches in this time after its first restore is brought in by later ones at once.
 constexpr auto kWorkingSetTime = std::chrono::milliseconds(1000);
 
+// And so much of it even before the guest runs, which waits for that: bytes.
+constexpr std::uint64_t kMappedAhead = 32u << 20;
+
 // So many resets in a row, each so soon after the start, are no reboots that somebody wants.
 constexpr auto kQuickReset = std::chrono::seconds(5);
 constexpr unsigned kMostQuickResets = 5;
@@ -98,8 +101,10 @@ Machine::Environment Session::environment() {
 Result<void> Session::create_machine() {
   const auto snapshot = std::exchange(start_.snapshot, nullptr);
   if (!snapshot) {
-    // Before they are read. Where they cannot be, who reads them says why.
-    auto boot = snapshot::open_boot_files(config_.kernel, config_.initrd);
+    // Before they are read. Where they cannot be, who reads them says why. A machine that ends when
+    // its guest resets never boots again, nor do those that are restored from it.
+    auto boot = config_.reboot ? snapshot::open_boot_files(config_.kernel, config_.initrd)
+                               : snapshot::BootFiles();
     machine_ = TRY(Machine::create(config_, environment()));
     boot_ = TRY(std::move(boot));
     return {};
@@ -156,25 +161,44 @@ void Session::end_with_damage(const std::string& text) {
 }
 
 void Session::watch_working_set(const snapshot::Source& snapshot) {
-  auto extents =
+  restored_from_ = RestoredFrom{snapshot.path(), snapshot.digest()};
+  auto set =
       snapshot::read_working_set(snapshot.path(), snapshot.digest(), machine_->memory().size());
-  if (!extents.empty()) {
-    prefetcher_ = std::make_unique<snapshot::Prefetcher>(machine_->memory(), std::move(extents));
-    return;
+  if (!set.empty()) return bring_in(std::move(set));
+  loop_->add_timer(EventLoop::Clock::now() + kWorkingSetTime, [this, generation = generation_] {
+    if (generation != generation_ || !is_there() || working_set_is_known_) return;
+    record_working_set([](const Result<void>& recorded) {
+      if (!recorded) log::info("working set: {}", recorded.error().message());
+    });
+  });
+}
+
+void Session::bring_in(snapshot::WorkingSet set) {
+  const auto& memory = machine_->memory();
+  if (machine_->maps_memory_ahead()) {
+    machine_->set_first_work(
+        [&memory, first = snapshot::take_first(set, kMappedAhead)](kvm::Vcpu& vcpu) {
+          snapshot::bring_in(memory, first, [&vcpu](GuestAddress base, std::uint64_t length) {
+            return vcpu.map_memory(base, length) == length;
+          });
+        });
   }
-  loop_->add_timer(
-      EventLoop::Clock::now() + kWorkingSetTime,
-      [this, generation = generation_, directory = snapshot.path(), digest = snapshot.digest()] {
-        if (generation != generation_ || !is_there()) return;
-        tasks_->beside(
-            "working-set",
-            [&memory = machine_->memory(), directory, digest] {
-              return snapshot::record_working_set(memory, directory, digest);
-            },
-            [this](const Result<void>& recorded) {
-              if (!recorded) log::info("working set: {}", recorded.error().message());
-              go_on();
-            });
+  if (!set.empty()) prefetcher_ = std::make_unique<snapshot::Prefetcher>(memory, std::move(set));
+}
+
+void Session::record_working_set(const std::function<void(const Result<void>&)>& done) {
+  if (!restored_from_ || !is_there()) {
+    return done(fail("the machine was not restored from a snapshot's directory"));
+  }
+  working_set_is_known_ = true;
+  tasks_->beside(
+      "working-set",
+      [&memory = machine_->memory(), from = *restored_from_] {
+        return snapshot::record_working_set(memory, from.directory, from.digest);
+      },
+      [this, done](const Result<void>& recorded) {
+        done(recorded);
+        go_on();
       });
 }
 
@@ -308,6 +332,7 @@ void Session::reboot() {
   last_status_ = status_json(config_, *machine_, "rebooting",
                              std::chrono::steady_clock::now() - started_, generation_ - 1);
   rebooting_ = true;
+  restored_from_.reset();
   go_on();
 }
 

@@ -93,6 +93,8 @@ class Session {
   double age() const;
   Machine::Environment environment();
   void watch_working_set(const snapshot::Source& snapshot);
+  void bring_in(snapshot::WorkingSet set);
+  void record_working_set(const std::function<void(const Result<void>&)>& done);
   static std::string descriptor_path(const UniqueFd& fd);
   // A socket of ours was made at that path.
   void note_socket(const std::string& path);
@@ -168,6 +170,11 @@ class Session {
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Saver> saver_;
   std::unique_ptr<snapshot::Prefetcher> prefetcher_;
+  struct RestoredFrom {
+    std::string directory, digest;
+  };
+  std::optional<RestoredFrom> restored_from_;  // a directory, until the guest boots again
+  bool working_set_is_known_ = false;          // or is being recorded
   std::unique_ptr<Tasks> tasks_;
   const std::shared_ptr<Waits> waits_ = std::make_shared<Waits>();
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();

@@ -75,6 +75,11 @@ void Session::serve_machine(const protocol::Command& command, unsigned version,
   if (const auto* request = std::get_if<protocol::Balloon>(&command)) {
     return answer(set_memory_target(request->size));
   }
+  if (std::holds_alternative<protocol::WorkingSet>(command)) {
+    return record_working_set([answer](const Result<void>& recorded) {
+      answer(recorded ? Result<std::string>(std::string()) : std::unexpected(recorded.error()));
+    });
+  }
   if (serve_slots(command, answer)) return;
   change(std::holds_alternative<protocol::Pause>(command),
          std::holds_alternative<protocol::PowerButton>(command), answer);

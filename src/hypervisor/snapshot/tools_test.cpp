@@ -1,10 +1,12 @@
 // Catalog, merge, remove.
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "src/base/new_file.h"
 #include "src/hypervisor/snapshot/catalog.h"
 #include "src/hypervisor/snapshot/export.h"
 #include "src/hypervisor/snapshot/merge.h"
+#include "src/hypervisor/snapshot/page_map.h"
 #include "src/hypervisor/snapshot/prune.h"
 #include "src/hypervisor/snapshot/remove.h"
 #include "src/hypervisor/snapshot/snapshot_fixture.h"
@@ -242,10 +244,63 @@ TEST_F(SnapshotToolsTest, RemovesWhatAKilledRemovalLeft) {
 TEST_F(SnapshotToolsTest, RemovesTheWorkingSetToo) {
   ASSERT_TRUE(save("one"));
   ASSERT_TRUE(record_working_set(*memory_, path("one"), "digest"));
-  EXPECT_EQ(read_working_set(path("one"), "digest", memory_->size()).size(), 2);
+  EXPECT_EQ(read_working_set(path("one"), "digest", memory_->size()).written.size(), 2);
   std::ofstream(path("one") + "/working-set.partial") << "of a killed process";
   EXPECT_TRUE(snapshot::remove(path("one")));
   EXPECT_TRUE(fs::is_empty(root_));
+}
+
+TEST(WorkingSetTest, WhatIsWrittenComesFirst) {
+  constexpr std::uint64_t kPage = 4096;
+  WorkingSet set{"d", {{0, 2 * kPage}, {8 * kPage, kPage}}, {{4 * kPage, kPage}}};
+  const auto first = take_first(set, 2 * kPage);
+  EXPECT_EQ(first.written, (std::vector<Extent>{{4 * kPage, kPage}}));
+  EXPECT_EQ(first.touched, (std::vector<Extent>{{0, 2 * kPage}})) << "whole extents";
+  EXPECT_TRUE(set.written.empty());
+  EXPECT_EQ(set.touched, (std::vector<Extent>{{8 * kPage, kPage}}));
+  EXPECT_FALSE(take_first(set, 1u << 20).empty());
+  EXPECT_TRUE(set.empty());
+}
+
+TEST(WorkingSetTest, IsThereBeforeItIsMappedForTheGuest) {
+  constexpr std::uint64_t kPage = 4096, kSize = 4u << 20, kHole = 3u << 30;
+  const UniqueFd file(::memfd_create("memory", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), 2 * kSize), 0);
+  const std::array ranges = {MemoryRange{GuestAddress{0}, kSize},
+                             MemoryRange{GuestAddress{kHole}, kSize}};
+  const std::array parts = {FilePart{0, 2 * kSize, file.get()}};
+  const auto memory = GuestMemory::create(ranges, parts);
+  ASSERT_TRUE(memory);
+  const WorkingSet set{"d", {{kSize - kPage, 2 * kPage}}, {{kPage, 600 * kPage}}};
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> told;
+  const auto map = [&](GuestAddress base, std::uint64_t length) {
+    told.emplace_back(base.value, length);
+    return true;
+  };
+  bring_in(**memory, set, map);
+  using Told = std::pair<std::uint64_t, std::uint64_t>;
+  EXPECT_EQ(told, (std::vector<Told>{{kPage, 256 * kPage},
+                                     {257 * kPage, 256 * kPage},
+                                     {513 * kPage, 88 * kPage},
+                                     {kSize - kPage, kPage},
+                                     {kHole, kPage}}));
+  // Those that will be written are this memory's own by now, the others are the file's.
+  std::size_t own = 0, shared = 0;
+  const auto pages = PageMap::open();
+  ASSERT_TRUE(pages);
+  for (const auto& region : (*memory)->regions()) {
+    ASSERT_TRUE(pages->for_each(region, [&](std::uint64_t, PageUse use) {
+      if (use.resident) ++(use.shared ? shared : own);
+    }));
+  }
+  EXPECT_EQ(own, 600u);
+  EXPECT_GE(shared, 2u);
+  told.clear();
+  bring_in(**memory, set, [&](GuestAddress base, std::uint64_t length) {
+    told.emplace_back(base.value, length);
+    return false;
+  });
+  EXPECT_EQ(told.size(), 1u) << "it goes on though nothing is mapped";
 }
 
 TEST_F(SnapshotToolsTest, RecordsNoWorkingSetInASnapshotThatGoes) {

@@ -53,13 +53,15 @@ Result<void> write_into(const std::string& directory, std::span<const std::byte>
 
 Result<void> record_working_set(const GuestMemory& memory, const std::string& directory,
                                 const std::string& digest) {
-  WorkingSet set{digest, {}};
+  WorkingSet set{digest, {}, {}};
   const auto map = TRY(PageMap::open());
   for (const auto& region : memory.regions()) {
     TRY(map.for_each(region, [&](std::uint64_t offset, PageUse use) {
       if (!use.resident) return;
-      auto& extents = set.extents;
-      if (!extents.empty() && offset - (extents.back().offset + extents.back().length) <= kGap) {
+      // A page in a gap costs no memory where it is read, as the file's is there anyway.
+      auto& extents = use.shared ? set.touched : set.written;
+      const std::uint64_t gap = use.shared ? kGap : 0;
+      if (!extents.empty() && offset - (extents.back().offset + extents.back().length) <= gap) {
         extents.back().length = offset + PageMap::kPage - extents.back().offset;
       } else {
         extents.push_back({offset, PageMap::kPage});
@@ -73,40 +75,79 @@ Result<void> record_working_set(const GuestMemory& memory, const std::string& di
   return write_into(directory, bytes);
 }
 
-std::vector<Extent> read_working_set(const std::string& directory, const std::string& digest,
-                                     std::uint64_t memory_size) {
+WorkingSet read_working_set(const std::string& directory, const std::string& digest,
+                            std::uint64_t memory_size) {
   const auto text = read_part(directory, kWorkingSetFile, kMaxWorkingSet);
   if (!text) return {};
   auto sections = state::Sections::from_bytes(std::as_bytes(std::span(text->data(), text->size())));
   if (!sections) return {};
   auto set = sections->take<WorkingSet>(WorkingSet::kKind);
   if (!set || set->digest != digest) return {};
-  const bool fits = std::ranges::all_of(set->extents, [&](const Extent& extent) {
+  const auto fits = [memory_size](const Extent& extent) {
     return extent.offset % PageMap::kPage == 0 && extent.length % PageMap::kPage == 0 &&
            extent.offset <= memory_size && extent.length <= memory_size - extent.offset;
-  });
-  if (!fits) return {};
-  return std::move(set->extents);
+  };
+  if (!std::ranges::all_of(set->touched, fits) || !std::ranges::all_of(set->written, fits)) {
+    return {};
+  }
+  return std::move(*set);
 }
 
-Prefetcher::Prefetcher(const GuestMemory& memory, std::vector<Extent> extents) {
-  auto bring_in = [&memory, extents = std::move(extents), stop = stop_.get_token()] {
-    for (const auto& extent : extents) {
-      for (const auto& region : memory.regions()) {
-        auto left = region.piece(extent.offset, extent.length).bytes;
-        while (!left.empty()) {
-          if (stop.stop_requested()) return;
-          const auto step = left.first(std::min(kStep, left.size()));
-          left = left.subspan(step.size());
-          // Before Linux 5.14 it is refused, and readahead must do.
-          if (::madvise(step.data(), step.size(), MADV_POPULATE_READ) < 0) {
-            (void)::madvise(step.data(), step.size(), MADV_WILLNEED);
-          }
+WorkingSet take_first(WorkingSet& set, std::uint64_t bytes) {
+  WorkingSet first{set.digest, {}, {}};
+  const auto take = [&bytes](std::vector<Extent>& from, std::vector<Extent>& to) {
+    auto it = from.begin();
+    for (; it != from.end() && bytes > 0; ++it) {
+      to.push_back(*it);
+      bytes -= std::min(bytes, it->length);
+    }
+    from.erase(from.begin(), it);
+  };
+  take(set.written, first.written);
+  take(set.touched, first.touched);
+  return first;
+}
+
+namespace {
+
+// Each piece in the host's memory, a step at a time, until `goes_on` says no.
+template <typename GoesOn>
+void bring_in(const GuestMemory& memory, std::span<const Extent> extents, int advice,
+              const GoesOn& goes_on) {
+  for (const auto& extent : extents) {
+    for (const auto& region : memory.regions()) {
+      auto [offset, left] = region.piece(extent.offset, extent.length);
+      while (!left.empty()) {
+        const auto step = left.first(std::min(kStep, left.size()));
+        // Before Linux 5.14 it is refused, and readahead must do.
+        if (::madvise(step.data(), step.size(), advice) < 0) {
+          (void)::madvise(step.data(), step.size(), MADV_WILLNEED);
         }
+        const auto base = region.range.base.value + (offset - region.flat_offset);
+        if (!goes_on(GuestAddress{base}, step.size())) return;
+        left = left.subspan(step.size());
+        offset += step.size();
       }
     }
+  }
+}
+
+}  // namespace
+
+void bring_in(const GuestMemory& memory, const WorkingSet& set, const MapForGuest& map) {
+  bool goes_on = true;
+  const auto told = [&](GuestAddress base, std::uint64_t length) {
+    return goes_on = map(base, length);
   };
-  auto thread = start_thread("prefetch", std::move(bring_in));
+  bring_in(memory, set.written, MADV_POPULATE_WRITE, told);
+  if (goes_on) bring_in(memory, set.touched, MADV_POPULATE_READ, told);
+}
+
+Prefetcher::Prefetcher(const GuestMemory& memory, WorkingSet set) {
+  auto work = [&memory, set = std::move(set), stop = stop_.get_token()] {
+    bring_in(memory, set, [&stop](GuestAddress, std::uint64_t) { return !stop.stop_requested(); });
+  };
+  auto thread = start_thread("prefetch", std::move(work));
   if (thread) {
     thread_ = std::move(*thread);
   } else {
