@@ -36,6 +36,7 @@ Result<int> pause(const Words& words);
 Result<int> port(const Words& words);
 Result<int> ps(const Words& words);
 Result<int> pull(const Words& words);
+Result<int> pull_for_container(const Words& words);  // the image of `run` and `create`
 Result<int> push(const Words& words);
 Result<int> remove_containers(const Words& words);
 Result<int> remove_images(const Words& words);
@@ -53,11 +54,6 @@ Result<int> top(const Words& words);
 Result<int> unpause(const Words& words);
 Result<int> version(const Words& words);
 Result<int> wait_for_containers(const Words& words);
-
-// An image from its registry, as `pull` and `run` take it. `out`: standard output or error, which
-// gets its layers; nullptr: says nothing.
-Result<void> pull_watched(Store& store, const Reference& reference, const Platform& platform,
-                          FILE* out);
 
 // The store of this user, of $VMM_ROOT.
 Result<Store> open_store();

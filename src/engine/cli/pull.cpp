@@ -7,7 +7,9 @@
 #include "src/engine/cli/watched_transfer.h"
 
 namespace vmm::engine::cli {
+namespace {
 
+// `out`: standard output or error, which gets its layers; nullptr: says nothing.
 Result<void> pull_watched(Store& store, const Reference& reference, const Platform& platform,
                           FILE* out) {
   WatchedTransfer transfer(
@@ -27,6 +29,24 @@ Result<void> pull_watched(Store& store, const Reference& reference, const Platfo
   return {};
 }
 
+Result<Platform> platform_of(const Words& words) {
+  return words.has("platform") ? Platform::parse(words.text("platform")) : Platform::of_host();
+}
+
+}  // namespace
+
+Result<int> pull_for_container(const Words& words) {
+  const auto reference = TRY(parse_reference(words.names()[0])).with_default_tag();
+  auto store = TRY(open_store());
+  // On standard error: standard output is the container's.
+  const bool quiet = words.has("quiet");
+  const bool is_missing = words.text("pull") != "always";
+  if (!quiet && is_missing)
+    fmt::print(stderr, "Unable to find image '{}' locally\n", reference.familiar());
+  TRY(pull_watched(store, reference, TRY(platform_of(words)), quiet ? nullptr : stderr));
+  return 0;
+}
+
 Result<int> pull(const Words& words) {
   auto reference = TRY(parse_reference(words.names()[0]));
   const bool quiet = words.has("quiet");
@@ -36,8 +56,7 @@ Result<int> pull(const Words& words) {
   reference = reference.with_default_tag();
   // Both: the digest says which, and Docker leaves the tag alone.
   if (reference.digest) reference.tag.clear();
-  const auto platform =
-      words.has("platform") ? TRY(Platform::parse(words.text("platform"))) : Platform::of_host();
+  const auto platform = TRY(platform_of(words));
   auto store = TRY(open_store());
   TRY(pull_watched(store, reference, platform, quiet ? nullptr : stdout));
   print(fmt::format("{}{}\n", reference.repository(),

@@ -9,6 +9,7 @@
 
 #include "src/base/new_file.h"
 #include "src/engine/cli/commands.h"
+#include "src/engine/cli/program.h"
 #include "src/engine/cli/run_options.h"
 #include "src/engine/cli/supervisor_client.h"
 #include "src/engine/image/manifest.h"
@@ -32,25 +33,21 @@ Result<Pull> pull_policy(const Words& words) {
               text);
 }
 
-Result<void> pull_for(Store& store, const std::string& name, const Words& words) {
-  const auto reference = TRY(parse_reference(name)).with_default_tag();
-  const auto platform =
-      words.has("platform") ? TRY(Platform::parse(words.text("platform"))) : Platform::of_host();
-  // On standard error: standard output is the container's.
-  const bool quiet = words.has("quiet");
-  if (!quiet) fmt::print(stderr, "Unable to find image '{}' locally\n", reference.familiar());
-  return pull_watched(store, reference, platform, quiet ? nullptr : stderr);
+// An error without a text: the other program has said it.
+Result<void> pull_missing() {
+  if (TRY(run_registry_program()) != 0) return fail("");
+  return {};
 }
 
 Result<Image> image_for(Store& store, const std::string& name, const Words& words) {
   const auto policy = TRY(pull_policy(words));
-  if (policy == Pull::always) TRY(pull_for(store, name, words));
+  if (policy == Pull::always) TRY(pull_missing());
   Catalog catalog(store);
   auto image = catalog.find(name);
   if (image || policy != Pull::missing || !image.error().message().starts_with("No such image")) {
     return image;
   }
-  TRY(pull_for(store, name, words));
+  TRY(pull_missing());
   return catalog.find(name);
 }
 
@@ -90,7 +87,7 @@ bool passes_signals(const Words& words) { return !words.is_off("sig-proxy"); }
 
 // What a person sees when their container did not start.
 int complain(std::string_view command, const Error& error) {
-  print_error(error.message());
+  if (!error.message().empty()) print_error(error.message());
   fmt::print(stderr, "\nRun '{} {} --help' for more information\n", program(), command);
   return kNotStarted;
 }

@@ -1,18 +1,13 @@
 #include "src/engine/store/digest.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <array>
-#include <new>
 
 namespace vmm::engine {
 namespace {
 
 constexpr std::string_view kAlgorithm = "sha256:";
 constexpr std::size_t kHexDigits = 64;
-
-EVP_MD_CTX* as_context(void* context) { return static_cast<EVP_MD_CTX*>(context); }
 
 bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
 
@@ -35,25 +30,15 @@ Digest Digest::of(std::string_view content) {
   return hash.finish();
 }
 
-void Sha256::Free::operator()(void* context) const { EVP_MD_CTX_free(as_context(context)); }
-
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-  if (context_ == nullptr ||
-      EVP_DigestInit_ex(as_context(context_.get()), EVP_sha256(), nullptr) != 1) {
-    throw std::bad_alloc();  // it fails for nothing else
-  }
-}
-
 void Sha256::update(std::span<const std::byte> bytes) {
-  EVP_DigestUpdate(as_context(context_.get()), bytes.data(), bytes.size());
+  sha256_update(&context_, bytes.size(), reinterpret_cast<const std::uint8_t*>(bytes.data()));
 }
 
 Digest Sha256::finish() {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> raw;
-  unsigned size = 0;
-  EVP_DigestFinal_ex(as_context(context_.get()), raw.data(), &size);
+  std::array<std::uint8_t, SHA256_DIGEST_SIZE> raw;
+  sha256_digest(&context_, raw.size(), raw.data());
   std::string hex;
-  for (unsigned i = 0; i < size; ++i) hex += fmt::format("{:02x}", raw[i]);
+  for (const auto byte : raw) hex += fmt::format("{:02x}", byte);
   return Digest(std::move(hex));
 }
 
