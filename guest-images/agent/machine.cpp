@@ -1,7 +1,9 @@
 #include "guest-images/agent/machine.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/random.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -40,9 +42,24 @@ Result<void> add_random(const protocol::Bytes& seed) {
   return {};
 }
 
+// The disk of a slot that was filled while the machine stood still: the driver hears of it in its
+// own time.
+Result<void> wait_for_disk(const std::string& device) {
+  constexpr int kTries = 5000, kTurn = 1;  // milliseconds
+  const auto disk = TRY(open_file(device, O_RDONLY));
+  std::uint64_t size = 0;
+  for (int i = 0; i < kTries; ++i) {
+    if (::ioctl(disk.get(), BLKGETSIZE64, &size) < 0) return fail_errno("cannot ask '{}'", device);
+    if (size > 0) return {};
+    (void)::poll(nullptr, 0, kTurn);
+  }
+  return fail("there is no disk in '{}'", device);
+}
+
 Result<void> mount_device(const std::string& device, const std::string& type, const std::string& at,
                           unsigned long flags, const char* data) {
   TRY(make_directories(at));
+  if (device.starts_with("/dev/")) TRY(wait_for_disk(device));
   if (::mount(device.c_str(), at.c_str(), type.c_str(), flags, data) < 0) {
     return fail_errno("cannot mount '{}' ({})", device, type);
   }

@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -187,6 +189,21 @@ Result<void> add_route(const Netlink& netlink, unsigned index, const Route& rout
                      "add the route '" + route.destination + "' by '" + route.gateway + "'");
 }
 
+// Until the link is up, what is sent is dropped, and its sender waits for seconds. The driver hears
+// in its own time of a card that was connected while the machine stood still; one that stays
+// without a link is no error.
+void wait_for_link(const std::string& name) {
+  constexpr int kTries = 2000, kTurn = 1;  // milliseconds
+  const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  name.copy(request.ifr_name, sizeof request.ifr_name - 1);
+  for (int i = 0; i < kTries; ++i) {
+    if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) < 0) return;
+    if ((request.ifr_flags & IFF_RUNNING) != 0) return;
+    (void)::poll(nullptr, 0, kTurn);
+  }
+}
+
 }  // namespace
 
 Result<void> set_up_interface(const Interface& interface) {
@@ -197,6 +214,7 @@ Result<void> set_up_interface(const Interface& interface) {
   TRY(change_link(netlink, index, interface));
   for (const std::string& address : interface.addresses) TRY(add_address(netlink, index, address));
   for (const Route& route : interface.routes) TRY(add_route(netlink, index, route));
+  if (!interface.addresses.empty()) wait_for_link(interface.name);
   return {};
 }
 

@@ -345,7 +345,7 @@ def pruning_of_all(t, vmm):
     vmm("run", "-d", "--name", "up", "busybox", "sleep", "1000")
     vmm("commit", "up", "spare")
     dangling = vmm("commit", "-m", "another", "up").strip()
-    warning = "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n\nAre you sure you want to continue? [y/N] "
+    warning = "WARNING! This will remove:\n  - all stopped containers\n  - all machine templates\n  - all dangling images\n\nAre you sure you want to continue? [y/N] "
     t.equal(vmm("system", "prune", input="n\n"), warning)
     t.equal(vmm("system", "prune", input=""), warning)
     t.equal(len(vmm("ps", "-aq").split()), 2)

@@ -1,20 +1,49 @@
 """Containers that are machines, by the commands that a person types."""
 import os
+import signal
 import socket
 import subprocess
 import tarfile
 
 from harness import host, test
 
-SMALL = ("-m", "192m", "--cpus", "1")
-OFFICIAL = ("-m", "256m", "--cpus", "1")        # of the images that behave as their official namesakes
+warmed = set()      # sizes of machines that have a template
+SIZE = ("-m", "256m", "--cpus", "1")    # one, so that one template serves all
+
+
+def cold_and_warm(function):
+    """A test twice: of machines that boot, and of machines that go on from a template. What is seen is the same."""
+    for way in ("cold", "warm"):
+        def run(t, way=way):
+            function(t, way)
+        run.__name__ = f"{function.__name__}_{way}"
+        test(run, only="x86_64")
+    return function
+
+
+def processes_called(name):
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/comm") as file:
+                if file.read() == name + "\n":
+                    found.append(int(process))
+        except OSError:
+            pass    # it has ended
+    return found
 
 
 class Engine:
-    """The program with a store of its own, and the machine files of the tests."""
+    """The program with a store of its own, and the machine files of the tests. Of templates, which all stores share, each kind of
+    machine is made once."""
 
-    def __init__(self, t, store=None):
-        self.t = t
+    def __init__(self, t, way="warm", store=None):
+        self.t, self.way = t, way
+        store = store or t.path("store")
+        self.templates = t.images.shared("templates")
+        os.makedirs(os.path.join(store, "machine"), exist_ok=True)
+        if not os.path.lexists(os.path.join(store, "machine/templates")):
+            os.symlink(self.templates, os.path.join(store, "machine/templates"))
         machine = t.path("machine")
         os.makedirs(machine)
         os.symlink(t.images.kernel, os.path.join(machine, "kernel"))
@@ -22,9 +51,11 @@ class Engine:
         if host.is_emulated():      # idle vCPUs sleep over their timers there (harness/machine.py)
             with open(os.path.join(machine, "append"), "w") as file:
                 file.write("nohz=off\n")
-        self.environment = {**os.environ, "VMM_ROOT": store or t.path("store"), "VMM_MACHINE": machine}
+        self.environment = {**os.environ, "VMM_ROOT": store, "VMM_MACHINE": machine}
 
     def command(self, *words, **how):
+        if self.way == "cold" and words[0] in ("run", "create"):
+            words = (words[0], "--cold", *words[1:])
         return subprocess.Popen([self.t.images.vmm, *words], text=True, env=self.environment, stdin=how.pop("stdin", subprocess.DEVNULL),
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
 
@@ -51,28 +82,61 @@ class Engine:
         self.t.equal(process.returncode, 0, f"vmm {' '.join(words)}: {errors!r}")
         return errors
 
+    def names_of_templates(self):
+        return {name for name in os.listdir(self.templates) if "." not in name}
+
+    def warm_up(self, *command, size=SIZE):
+        """The first run of a kind of machine boots, and its template is made beside it."""
+        if self.way == "cold" or size in warmed:
+            return
+        before = self.names_of_templates()
+        self("run", "--rm", *size, *command)
+        self.t.eventually(lambda: self.names_of_templates() - before, 120, f"a template of {size}", every=0.25)
+        warmed.add(size)
+
+    def machines_in(self, folder):
+        """The words of machines whose processes work in it, or below."""
+        found = []
+        for process in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.readlink(f"/proc/{process}/cwd").startswith(folder) and os.readlink(f"/proc/{process}/exe").endswith("/vmm"):
+                    with open(f"/proc/{process}/cmdline") as file:
+                        found.append(file.read().split("\0"))
+            except OSError:
+                pass    # it has ended, or is the kernel's
+        return found
+
+    def machines_of_templates(self):
+        return self.machines_in(os.path.realpath(self.templates))
+
+    def started_by(self, name):
+        """How the machine of a running container began."""
+        (words,) = self.machines_in(os.path.join(self.environment["VMM_ROOT"], "containers", self("inspect", "-f", "{{.Id}}", name).strip()))
+        return "warm" if "--restore" in words else "cold"
+
     def end(self):
         names = self("ps", "-aq").split()
         if names:
             self("rm", "-f", *names)
 
 
-@test(only="x86_64")
-def run_and_its_exit_codes(t):
-    vmm = Engine(t)
+@cold_and_warm
+def run_and_its_exit_codes(t, way):
+    vmm = Engine(t, way)
     vmm("load", "-i", t.images.busybox)
     try:
-        t.equal(vmm("run", "--rm", *SMALL, "busybox", "echo", "hi"), "hi\n")
+        vmm.warm_up("busybox", "true")
+        t.equal(vmm("run", "--rm", *SIZE, "busybox", "echo", "hi"), "hi\n")
         t.equal(vmm("ps", "-aq"), "", "removed")
         script = "echo out; echo err >&2; cat /proc/1/comm; hostname; cat; exit 7"
-        output = vmm("run", "-i", "--name", "one", "-h", "box", *SMALL, "busybox", "sh", "-c", script, code=7, error="err\n", input="typed")
+        output = vmm("run", "-i", "--name", "one", "-h", "box", *SIZE, "busybox", "sh", "-c", script, code=7, error="err\n", input="typed")
         t.equal(output, "out\nsh\nbox\ntyped")
         t.equal(vmm("logs", "one", error="err\n"), "out\nsh\nbox\ntyped")
         t.contains(vmm("ps", "-a"), "Exited (7)")
         # What it wrote is there after a start.
-        vmm("run", "--name", "kept", *SMALL, "busybox", "sh", "-c", "cat /kept || echo written >/kept", error="can't open")
+        vmm("run", "--name", "kept", *SIZE, "busybox", "sh", "-c", "cat /kept || echo written >/kept", error="can't open")
         t.equal(vmm("start", "-a", "kept"), "written\n")
-        vmm("run", "--rm", *SMALL, "busybox", "nonesuch", code=127, error='exec: "nonesuch": executable file not found in $PATH')
+        vmm("run", "--rm", *SIZE, "busybox", "nonesuch", code=127, error='exec: "nonesuch": executable file not found in $PATH')
     finally:
         vmm.end()
 
@@ -99,17 +163,19 @@ def files_of(t, vmm):
         t.equal((tar.getmember("srv/d/f").uid, tar.getmember("srv/d/f").gid), (7, 8))
         t.true("bin/vi" not in tar.getnames() and "bin/busybox" in tar.getnames(), "all but what was removed")
     vmm("commit", "-c", 'CMD ["cat", "/etc/note"]', "web", "noted")
-    t.equal(vmm("run", "--rm", *SMALL, "noted"), "a note\n")
-    vmm("run", "--rm", *SMALL, "noted", "vi", code=127, error="executable file not found")
+    t.equal(vmm("run", "--rm", *SIZE, "noted"), "a note\n")
+    vmm("run", "--rm", *SIZE, "noted", "vi", code=127, error="executable file not found")
 
 
-@test(only="x86_64")
-def in_the_background(t):
-    vmm = Engine(t)
+@cold_and_warm
+def in_the_background(t, way):
+    vmm = Engine(t, way)
     vmm("load", "-i", t.images.busybox)
     try:
-        name = vmm("run", "-d", "--name", "web", *SMALL, "busybox", "sleep", "1000").strip()
+        vmm.warm_up("busybox", "true")
+        name = vmm("run", "-d", "--name", "web", *SIZE, "busybox", "sleep", "1000").strip()
         t.equal(vmm("ps", "-q", "--no-trunc").strip(), name)
+        t.equal(vmm.started_by("web"), way)
         t.equal(vmm("exec", "web", "cat", "/proc/1/comm"), "sleep\n")
         t.equal(vmm("exec", "-i", "-e", "A=b", "-w", "/tmp", "-u", "nobody", "web", "sh", "-c", "cat; pwd; echo $A; id -u",
                     input="in\n"), "in\n/tmp\nb\n65534\n")
@@ -128,13 +194,14 @@ def in_the_background(t):
         vmm.end()
 
 
-@test(only="x86_64")
-def ports_a_terminal_and_a_pause(t):
-    vmm = Engine(t)
+@cold_and_warm
+def ports_a_terminal_and_a_pause(t, way):
+    vmm = Engine(t, way)
     vmm("load", "-i", t.images.busybox)
     try:
+        vmm.warm_up("busybox", "true")
         serve = "while :; do echo served | nc -l -p 80; done"
-        vmm("run", "-d", "--name", "web", "-t", "-p", "127.0.0.1::80", *SMALL, "busybox", "sh", "-c", f"tty; {serve}")
+        vmm("run", "-d", "--name", "web", "-t", "-p", "127.0.0.1::80", *SIZE, "busybox", "sh", "-c", f"tty; {serve}")
         number = int(vmm("port", "web", "80").strip().rsplit(":", 1)[1])
 
         def served():
@@ -147,7 +214,7 @@ def ports_a_terminal_and_a_pause(t):
         t.equal(vmm("logs", "web").splitlines()[0], "/dev/pts/0")
         t.contains(vmm("top", "web"), "sh -c tty")
         memory = vmm("stats", "--no-stream", "--format", "{{.MemUsage}}").strip()
-        t.true(memory.endswith(" / 192MiB"), memory)
+        t.true(memory.endswith(" / 256MiB"), memory)
         vmm("pause", "web")
         t.contains(vmm("ps"), "(Paused)")
         vmm("unpause", "web")
@@ -156,12 +223,50 @@ def ports_a_terminal_and_a_pause(t):
         vmm.end()
 
 
+@test(only="x86_64")
+def templates_that_do_not_work(t):
+    """A damaged one is no reason for a container not to start: its machine boots, and another one is made."""
+    vmm = Engine(t)
+    vmm("load", "-i", t.images.busybox)
+    try:
+        vmm.warm_up("busybox", "true")
+        (name,) = vmm.names_of_templates()
+        folder = os.path.join(vmm.templates, name)
+
+        def damage(file, size):
+            before = os.stat(folder).st_ino
+            os.truncate(os.path.join(folder, file), size)
+            t.equal(vmm("run", "--rm", *SIZE, "busybox", "echo", "hi"), "hi\n", file)
+            t.eventually(lambda: os.path.exists(folder) and os.stat(folder).st_ino != before, 120, "a new template", every=0.25)
+        damage("state", 100)
+        damage("memory", 64 << 20)      # what is behind its end is missing while the guest runs
+        vmm("run", "-d", "--name", "web", *SIZE, "busybox", "sleep", "1000")
+        t.equal(vmm.started_by("web"), "warm")
+        t.contains(vmm("system", "df"), "Machine Templates")
+        vmm("system", "prune", "-f")
+        t.equal(vmm.names_of_templates(), set())
+        t.equal(vmm("exec", "web", "cat", "/proc/1/comm"), "sleep\n", "what runs from one goes on")
+        vmm("rm", "-f", "web")
+        # Who makes one may die at any instant: the next start has it made.
+        vmm("run", "--rm", *SIZE, "busybox", "true")
+        maker = t.eventually(lambda: processes_called("vmm-template"), 10, "who makes a template")[0]
+        os.kill(maker, signal.SIGKILL)
+        t.eventually(lambda: not processes_called("vmm-template") and not vmm.machines_of_templates(), 30, "it takes its machine along")
+        t.equal(vmm.names_of_templates(), set())
+        vmm("run", "--rm", *SIZE, "busybox", "true")
+        t.eventually(lambda: vmm.names_of_templates() == {name}, 120, "a template", every=0.25)
+    finally:
+        vmm.end()
+
+
 # ---- the images that people know, by the commands that they know. Their store is shared: Debian's root, their lowest layer, is in it once.
 
-def with_image(t, name):
-    vmm = Engine(t, t.images.shared("containers"))
-    if not vmm("images", "-q", name):
-        vmm("load", "-i", t.images.official(name))
+def with_image(t, name, way):
+    vmm = Engine(t, way, t.images.shared("containers"))
+    for one in {name, "hello-world"}:
+        if not vmm("images", "-q", one):
+            vmm("load", "-i", t.images.official(one))
+    vmm.warm_up("hello-world")
     return vmm
 
 
@@ -177,32 +282,32 @@ def answered(t, port, ask):
     return t.eventually(attempt, 60, f"an answer at port {port}")
 
 
-@test(only="x86_64")
-def hello_world(t):
-    vmm = with_image(t, "hello-world")
+@cold_and_warm
+def hello_world(t, way):
+    vmm = with_image(t, "hello-world", way)
     try:
-        output = vmm("run", *OFFICIAL, "hello-world")
+        output = vmm("run", *SIZE, "hello-world")
         t.contains(output, "\nHello from vmm!\nThis message shows that your installation works.\n")
         t.contains(vmm("ps", "-a", "--format", "{{.Image}} {{.Command}} {{.Status}}"), 'hello-world "/hello" Exited (0) ')
     finally:
         vmm.end()
 
 
-@test(only="x86_64")
-def python(t):
-    vmm = with_image(t, "python")
+@cold_and_warm
+def python(t, way):
+    vmm = with_image(t, "python", way)
     try:
-        t.equal(vmm("run", "--rm", *OFFICIAL, "python:3.11", "python3", "-c", "print(1+1)"), "2\n")
-        t.equal(vmm("run", "--rm", "-i", *OFFICIAL, "python:3.11", input="import sys; print(sys.version_info[:2])\n"), "(3, 11)\n")
+        t.equal(vmm("run", "--rm", *SIZE, "python:3.11", "python3", "-c", "print(1+1)"), "2\n")
+        t.equal(vmm("run", "--rm", "-i", *SIZE, "python:3.11", input="import sys; print(sys.version_info[:2])\n"), "(3, 11)\n")
     finally:
         vmm.end()
 
 
-@test(only="x86_64")
-def nginx(t):
-    vmm = with_image(t, "nginx")
+@cold_and_warm
+def nginx(t, way):
+    vmm = with_image(t, "nginx", way)
     try:
-        vmm("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", *OFFICIAL, "nginx", "nginx", "-g",
+        vmm("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", *SIZE, "nginx", "nginx", "-g",
             "daemon off; error_log /dev/stderr notice;")
         answered(t, 8080, lambda client: client.sendall(b"GET /none HTTP/1.0\r\n\r\n") or client.recv(1))
         page = host.run("curl", "-sSf", "-A", "a test", "http://127.0.0.1:8080/")
@@ -216,11 +321,11 @@ def nginx(t):
         vmm.end()
 
 
-@test(only="x86_64")
-def redis(t):
-    vmm = with_image(t, "redis")
+@cold_and_warm
+def redis(t, way):
+    vmm = with_image(t, "redis", way)
     try:
-        vmm("run", "-d", "--name", "cache", "-p", "127.0.0.1:6379:6379", *OFFICIAL, "redis")
+        vmm("run", "-d", "--name", "cache", "-p", "127.0.0.1:6379:6379", *SIZE, "redis")
         t.equal(answered(t, 6379, lambda client: client.sendall(b"PING\r\n") or client.recv(100)), b"+PONG\r\n")
         t.equal(vmm("exec", "cache", "redis-cli", "set", "key", "kept"), "OK\n")
         t.equal(vmm("exec", "cache", "stat", "-c", "%U", "/proc/1"), "redis\n")
@@ -233,13 +338,13 @@ def redis(t):
         vmm.end()
 
 
-@test(only="x86_64")
-def postgres(t):
-    vmm = with_image(t, "postgres")
+@cold_and_warm
+def postgres(t, way):
+    vmm = with_image(t, "postgres", way)
     try:
-        vmm("run", "--name", "unset", *OFFICIAL, "postgres:15", code=1,
+        vmm("run", "--name", "unset", *SIZE, "postgres:15", code=1,
             error="Error: Database is uninitialized and superuser password is not specified")
-        vmm("run", "-d", "--rm", "-e", "POSTGRES_PASSWORD=secret", "-p", "5432:5432", "--name", "my-postgres", *OFFICIAL, "postgres:15")
+        vmm("run", "-d", "--rm", "-e", "POSTGRES_PASSWORD=secret", "-p", "5432:5432", "--name", "my-postgres", *SIZE, "postgres:15")
 
         def query(statement, password="secret"):
             return subprocess.run(["psql", "-h", "127.0.0.1", "-U", "postgres", "-tA", "-c", statement], text=True, capture_output=True,

@@ -258,6 +258,7 @@ Result<ContainerSpec> spec_of(const Words& words) {
   TRY(add_limits(words, spec));
   TRY(add_log_options(words, spec));
   TRY(add_network(words, spec));
+  spec.cold = words.has("cold");
   if (words.has("kernel")) spec.kernel = std::filesystem::absolute(words.text("kernel"));
   return spec;
 }

@@ -9,6 +9,7 @@
 #include "src/engine/cli/rows.h"
 #include "src/engine/cli/units.h"
 #include "src/engine/image/manifest.h"
+#include "src/engine/runtime/machine_template.h"
 #include "src/engine/runtime/removal.h"
 
 namespace vmm::engine::cli {
@@ -51,6 +52,11 @@ Result<Sum> sum_of_containers(Store& store) {
   return sum;
 }
 
+Sum sum_of_templates(const Store& store) {
+  const auto usage = MachineTemplates(store.root()).usage();
+  return {.total = usage.count, .active = 0, .size = usage.bytes, .reclaimable = usage.bytes};
+}
+
 Json row_of(std::string_view type, const Sum& sum) {
   auto reclaimable = human_size(sum.reclaimable);
   if (sum.size > 0) reclaimable += fmt::format(" ({}%)", sum.reclaimable * 100 / sum.size);
@@ -66,7 +72,8 @@ Json row_of(std::string_view type, const Sum& sum) {
 Result<int> system_df(const Words& words) {
   auto store = TRY(open_store());
   const std::vector<Json> rows = {row_of("Images", TRY(sum_of_images(store))),
-                                  row_of("Containers", TRY(sum_of_containers(store)))};
+                                  row_of("Containers", TRY(sum_of_containers(store))),
+                                  row_of("Machine Templates", sum_of_templates(store))};
   RowFormat format;
   format.format = words.text("format");
   format.table = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";

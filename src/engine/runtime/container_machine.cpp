@@ -1,17 +1,13 @@
 #include "src/engine/runtime/container_machine.h"
 
 #include <poll.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cerrno>
 #include <chrono>
 
 #include "src/engine/runtime/agent_machine.h"
 #include "src/engine/runtime/guest_request.h"
+#include "src/engine/runtime/machine_template.h"
 
 namespace vmm::engine {
 namespace {
@@ -19,11 +15,10 @@ namespace {
 namespace agent = protocol::agent;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kLockPatience{30};  // of one that starts or ends
-constexpr std::chrono::seconds kBootPatience{120};
+constexpr std::chrono::seconds kLockPatience{30};    // of one that starts or ends
 constexpr std::chrono::seconds kSyncPatience{3600};  // a full memory of writes, on a slow disk
-constexpr int kPowerPatience = 60'000;               // milliseconds
-constexpr int kRetry = 10;                           // milliseconds
+constexpr std::chrono::seconds kPowerPatience{60};
+constexpr int kRetry = 10;  // milliseconds
 
 }  // namespace
 
@@ -78,73 +73,31 @@ Result<void> ContainerMachine::start(const std::string& root) {
     TRY(make_disks(store, container_));
   }
   const auto program = TRY(find_monitor());
-  const auto machine_files = TRY(find_machine_files(container_.spec.kernel));
   auto unconnected = container_;
   unconnected.spec.network = "none";
-  monitor_ = TRY(Monitor::start(program, monitor_arguments(unconnected, machine_files), directory_,
-                                lock_->fd()));
-  TRY(wait_for_agent());
-  TRY(ask_agent<agent::Done>(directory_, mount_request(container_)));
+  const auto files = TRY(find_machine_files(unconnected.spec.kernel));
+  const auto recipe = TRY(template_recipe(unconnected.spec, files, program));
+  const auto path = MachineTemplates(root).find(recipe.name);
+  if (path && start(unconnected, program, restore_words(unconnected, *path))) return {};
+  machine_.reset();
+  return start(unconnected, program, boot_words(unconnected, files));
+}
+
+Result<void> ContainerMachine::start(const Container& unconnected, const std::string& program,
+                                     const std::vector<std::string>& words) {
+  machine_.emplace(TRY(StartedMachine::start(program, words, directory_, lock_->fd())));
+  TRY(machine_->wait_for_agent());
+  TRY(ask_agent<agent::Done>(directory_, configure_request(unconnected)));
+  TRY(ask_agent<agent::Done>(directory_, mount_request(unconnected)));
   return {};
 }
 
-Result<void> ContainerMachine::wait_for_agent() {
-  const auto deadline = Clock::now() + kBootPatience;
-  for (;;) {
-    const auto answer = ask_agent<agent::Welcome>(directory_, agent::Hello{});
-    if (answer) return {};
-    if (has_ended(kRetry)) {
-      const auto words = said();
-      return fail("{}", words.empty() ? "the machine ended by itself" : words);
-    }
-    if (Clock::now() > deadline) return std::unexpected(answer.error());
-  }
-}
-
-bool ContainerMachine::has_ended(int milliseconds) const {
-  pollfd ended{monitor_.pidfd.get(), POLLIN, 0};
-  return ::poll(&ended, 1, milliseconds) > 0;
-}
-
-// Its last line.
-std::string ContainerMachine::said() const {
-  std::array<char, 4096> buffer;
-  const ssize_t n = ::read(monitor_.errors.get(), buffer.data(), buffer.size());
-  std::string text(buffer.data(), n > 0 ? static_cast<std::size_t>(n) : 0);
-  while (text.ends_with('\n')) text.pop_back();
-  text.erase(0, text.rfind('\n') + 1);
-  if (text.starts_with("vmm: ")) text.erase(0, 5);
-  return text;
-}
-
 Result<void> ContainerMachine::finish() {
-  if (!monitor_.pidfd) return {};
+  if (!machine_) return {};
   TRY(ask_agent<agent::Done>(directory_, agent::Sync{}, kSyncPatience));
   // Its end is the answer.
   (void)ask_agent_message(directory_, protocol::agent::encode(agent::PowerOff{}));
-  if (!has_ended(kPowerPatience)) return fail("the container's machine does not end");
-  const auto words = said();
-  const int status = reap();
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-  if (WIFSIGNALED(status)) {
-    return fail("the container's machine was killed by signal {}", WTERMSIG(status));
-  }
-  return fail("{}", words.empty() ? "the container's machine ended with an error" : words);
+  return machine_->wait(kPowerPatience);
 }
-
-int ContainerMachine::reap() {
-  int status = 0;
-  if (!monitor_.pidfd) return status;
-  (void)::syscall(SYS_pidfd_send_signal, monitor_.pidfd.get(), SIGKILL, nullptr, 0);  // or it ended
-  while (::waitpid(monitor_.pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  monitor_.pidfd.reset();
-  for (const char* socket : {"vsock", "control"}) {
-    (void)::unlink(fmt::format("{}/{}", directory_, socket).c_str());
-  }
-  return status;
-}
-
-ContainerMachine::~ContainerMachine() { (void)reap(); }
 
 }  // namespace vmm::engine

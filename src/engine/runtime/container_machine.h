@@ -11,9 +11,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "src/engine/runtime/container.h"
-#include "src/engine/runtime/monitor.h"
+#include "src/engine/runtime/started_machine.h"
 
 namespace vmm::engine {
 
@@ -22,7 +23,6 @@ class ContainerMachine {
   // Error: no such container; another command holds it; its machine does not start.
   static Result<std::unique_ptr<ContainerMachine>> open(const std::string& root,
                                                         const std::string& name);
-  ~ContainerMachine();
 
   const Container& container() const { return container_; }
   const std::string& directory() const { return directory_; }
@@ -33,15 +33,13 @@ class ContainerMachine {
   ContainerMachine() = default;
   Result<bool> take(const std::string& root, const std::string& name);
   Result<void> start(const std::string& root);
-  Result<void> wait_for_agent();
-  bool has_ended(int milliseconds) const;
-  std::string said() const;
-  int reap();  // its status, of waitpid(2)
+  Result<void> start(const Container& unconnected, const std::string& program,
+                     const std::vector<std::string>& words);
 
   Container container_;
   std::string directory_;
   std::optional<ContainerLock> lock_;  // of a stopped container
-  Monitor monitor_;
+  std::optional<StartedMachine> machine_;
 };
 
 // The list of files that its image is, and its writable layer, in the directory of a container

@@ -237,11 +237,11 @@ TEST(MonitorTest, TheMachineFitsTheContainer) {
   Container container;
   container.spec = spec;
   container.spec.ports = {{"tcp", "", 8080, 80}, {"udp", "::1", 53, 53}};
-  const auto words = monitor_arguments(container, {"/k", "/i", ""});
+  const auto words = boot_words(container, {"/k", "/i", ""});
   EXPECT_NE(std::ranges::find(words, "user,hostfwd=tcp:0.0.0.0:8080-:80,hostfwd=udp:[::1]:53-:53"),
             words.end());
   container.spec.network = "none";
-  const auto alone = monitor_arguments(container, {"/k", "/i", ""});
+  const auto alone = boot_words(container, {"/k", "/i", ""});
   EXPECT_EQ(std::ranges::find(alone, "--net"), alone.end());
 }
 

@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 
+#include "src/base/child.h"
 #include "src/base/text.h"
 
 namespace vmm::engine {
@@ -20,6 +22,7 @@ constexpr std::uint64_t kKernelRoom = 64;     // MiB beside a container's limit
 constexpr std::uint64_t kLeastMemory = 160;   // MiB; the kernel and its initramfs
 constexpr std::uint64_t kUsualMemory = 2048;  // MiB; what is not used goes back to the host
 constexpr std::uint32_t kMostCpus = 8;
+constexpr const char* kImageSlot = "8T";  // EROFS of 4 KiB blocks goes to 16
 
 std::uint64_t host_memory_mib() {
   return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
@@ -38,6 +41,39 @@ std::string network_option(const ContainerSpec& spec) {
   return option;
 }
 
+void append(std::vector<std::string>& words, std::vector<std::string> more) {
+  std::ranges::move(more, std::back_inserter(words));
+}
+
+// What machine it is.
+std::vector<std::string> machine_words(const ContainerSpec& spec, const MachineFiles& files) {
+  const auto size = machine_size(spec);
+  std::vector<std::string> words = {"vmm",
+                                    "--kernel",
+                                    files.kernel,
+                                    "--initrd",
+                                    files.initramfs,
+                                    "--mem",
+                                    fmt::format("{}M", size.memory_mib),
+                                    "--cpus",
+                                    fmt::format("{}", size.cpus),
+                                    "--serial",
+                                    "none",
+                                    "--rng",
+                                    "--balloon",
+                                    "--no-reboot"};
+  if (!files.append.empty()) append(words, {"--append", files.append});
+  return words;
+}
+
+// What it is connected to, besides its disks.
+std::vector<std::string> connection_words(const Container& container) {
+  std::vector<std::string> words = {"--vsock", "vsock",  "--control",
+                                    "control", "--name", container.name};
+  if (container.spec.network != "none") append(words, {"--net", network_option(container.spec)});
+  return words;
+}
+
 }  // namespace
 
 MachineSize machine_size(const ContainerSpec& spec) {
@@ -53,36 +89,33 @@ MachineSize machine_size(const ContainerSpec& spec) {
   return size;
 }
 
-std::vector<std::string> monitor_arguments(const Container& container, const MachineFiles& files) {
-  const auto size = machine_size(container.spec);
+std::vector<std::string> boot_words(const Container& container, const MachineFiles& files) {
+  auto words = machine_words(container.spec, files);
+  append(words, {"--disk", "image.vmdk,format=vmdk,ro", "--disk", "writable.img,format=raw"});
+  append(words, connection_words(container));
+  return words;
+}
+
+std::vector<std::string> template_words(const ContainerSpec& spec, const MachineFiles& files) {
+  auto words = machine_words(spec, files);
+  append(words, {"--disk", fmt::format("size={},ro", kImageSlot), "--disk",
+                 fmt::format("size={}", kWritableSize), "--vsock", "vsock", "--control", "control",
+                 "--name", "template"});
+  if (spec.network != "none") append(words, {"--net", "unplugged"});
+  return words;
+}
+
+std::vector<std::string> restore_words(const Container& container, const std::string& path) {
   std::vector<std::string> words = {"vmm",
-                                    "--kernel",
-                                    files.kernel,
-                                    "--initrd",
-                                    files.initramfs,
-                                    "--mem",
-                                    fmt::format("{}M", size.memory_mib),
-                                    "--cpus",
-                                    fmt::format("{}", size.cpus),
+                                    "--restore",
+                                    path,
                                     "--disk",
-                                    "image.vmdk,format=vmdk,ro",
+                                    "blk0=image.vmdk,format=vmdk",
                                     "--disk",
-                                    "writable.img,format=raw",
-                                    "--vsock",
-                                    "vsock",
-                                    "--control",
-                                    "control",
+                                    "blk1=writable.img,format=raw,rw",
                                     "--serial",
-                                    "none",
-                                    "--name",
-                                    container.name,
-                                    "--rng",
-                                    "--balloon",
-                                    "--no-reboot"};
-  if (!files.append.empty()) words.insert(words.end(), {"--append", files.append});
-  if (container.spec.network != "none") {
-    words.insert(words.end(), {"--net", network_option(container.spec)});
-  }
+                                    "none"};
+  append(words, connection_words(container));
   return words;
 }
 
@@ -101,13 +134,22 @@ Result<std::string> disk_descriptor(const ContentStore& content, const Image& im
   return text;
 }
 
-Result<Monitor> Monitor::start(const std::string& program, const std::vector<std::string>& words,
+std::string last_line(std::string text) {
+  while (text.ends_with('\n')) text.pop_back();
+  text.erase(0, text.rfind('\n') + 1);
+  if (text.starts_with("vmm: ")) text.erase(0, 5);
+  return text;
+}
+
+Result<Monitor> Monitor::start(const std::string& program, std::vector<std::string> words,
                                const std::string& directory, int lock) {
-  std::array<int, 2> ends;
-  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) < 0) return fail_errno("cannot make a pipe");
+  auto errors = TRY(Pipe::create());
+  auto ready = TRY(Pipe::create());
+  append(words, {"--ready-fd", fmt::format("{}", ready.write_end.get())});
   Monitor monitor;
-  monitor.errors = UniqueFd(ends[0]);
-  const UniqueFd errors(ends[1]);
+  monitor.errors = std::move(errors.read_end);
+  monitor.ready = std::move(ready.read_end);
+  (void)::fcntl(monitor.errors.get(), F_SETFL, O_NONBLOCK);
   std::vector<char*> arguments;
   for (const auto& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
@@ -122,9 +164,8 @@ Result<Monitor> Monitor::start(const std::string& program, const std::vector<std
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    (void)::fcntl(lock, F_SETFD, 0);
-    (void)::fcntl(errors.get(), F_SETFL, 0);
-    if (::dup2(errors.get(), STDERR_FILENO) >= 0 && ::chdir(directory.c_str()) == 0) {
+    for (const int kept : {lock, ready.write_end.get()}) (void)::fcntl(kept, F_SETFD, 0);
+    if (::dup2(errors.write_end.get(), STDERR_FILENO) >= 0 && ::chdir(directory.c_str()) == 0) {
       ::execv(program.c_str(), arguments.data());
     }
     ::_exit(127);

@@ -20,8 +20,12 @@ struct MachineSize {
 };
 MachineSize machine_size(const ContainerSpec& spec);
 
-// The words of `vmm` for it. Paths of the container's own files are relative to its directory.
-std::vector<std::string> monitor_arguments(const Container& container, const MachineFiles& files);
+// The words of `vmm` for a container's machine, with paths relative to the container's directory:
+// of one that boots; of a template, with slots for what is the container's; of one that goes on
+// from the template at `path`.
+std::vector<std::string> boot_words(const Container& container, const MachineFiles& files);
+std::vector<std::string> template_words(const ContainerSpec& spec, const MachineFiles& files);
+std::vector<std::string> restore_words(const Container& container, const std::string& path);
 
 // The list of files that image.vmdk is: the image's merged metadata, then its layers.
 Result<std::string> disk_descriptor(const ContentStore& content, const Image& image);
@@ -30,11 +34,15 @@ struct Monitor {
   pid_t pid = -1;
   UniqueFd pidfd;
   UniqueFd errors;  // what it says on standard error, non-blocking
+  UniqueFd ready;   // readable when its guest runs, or it has ended
 
   // In `directory`. It holds `lock` as long as it lives, and ends when this process does.
-  static Result<Monitor> start(const std::string& program, const std::vector<std::string>& words,
+  static Result<Monitor> start(const std::string& program, std::vector<std::string> words,
                                const std::string& directory, int lock);
 };
+
+// Of what a machine said on standard error, for a message.
+std::string last_line(std::string text);
 
 // The addresses of a machine with a network of its own (user_net/config.h).
 inline constexpr const char* kMachineAddress = "10.0.2.15";

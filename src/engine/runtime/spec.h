@@ -71,6 +71,7 @@ struct ContainerSpec {
   std::uint32_t log_files = kDefaultLogFiles;
   std::string kernel;  // a path; "": the machine files' own
   std::vector<std::string> groups;
+  bool cold = false;  // its machine boots, whatever templates there are
 
   std::vector<std::string> arguments() const;
 
@@ -112,6 +113,7 @@ struct ContainerSpec {
     archive(35, message.log_files);
     archive(36, message.kernel);
     archive(37, message.groups);
+    archive(38, message.cold);
   }
 };
 

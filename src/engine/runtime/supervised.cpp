@@ -14,6 +14,7 @@
 #include "src/engine/runtime/guest_request.h"
 #include "src/engine/runtime/ports.h"
 #include "src/engine/runtime/supervisor.h"
+#include "src/protocol/control_client.h"
 
 namespace vmm::engine {
 
@@ -25,9 +26,10 @@ namespace {
 
 constexpr milliseconds kFirstRetry{5}, kLastRetry{80}, kLockTurn{20};
 constexpr seconds kBootPatience{120};
-constexpr seconds kKillPatience{10};   // of a machine whose agent was told to kill
-constexpr seconds kPowerPatience{20};  // of a machine that is to write its disks and end
-constexpr seconds kTellPatience{5};    // of who does not read what is told
+constexpr seconds kRestorePatience{20};  // then the machine boots instead
+constexpr seconds kKillPatience{10};     // of a machine whose agent was told to kill
+constexpr seconds kPowerPatience{20};    // of a machine that is to write its disks and end
+constexpr seconds kTellPatience{5};      // of who does not read what is told
 constexpr int kSetupFailed = 125;
 constexpr std::size_t kKeptErrors = 4096;
 
@@ -63,10 +65,7 @@ void Supervised::look_for_lock() {
   }
   phase_ = Phase::starting;
   const auto prepared = lock ? prepare(std::move(**lock)) : std::unexpected(lock.error());
-  if (!prepared) return fail_start(kSetupFailed, prepared.error().message());
-  retry_ = kFirstRetry;
-  boot_deadline_ = EventLoop::Clock::now() + kBootPatience;
-  look_for_agent();
+  if (!prepared) fail_start(kSetupFailed, prepared.error().message());
 }
 
 // None: of one that another command works with, or whose other supervisor starts it, it is waited
@@ -85,7 +84,6 @@ Result<std::optional<ContainerLock>> Supervised::take_lock() {
 }
 
 Result<void> Supervised::prepare(ContainerLock lock) {
-  const auto monitor = TRY(find_monitor());
   {
     auto store = TRY(Store::open(root_));
     auto found = TRY(Containers(store).by_id(id_));
@@ -94,14 +92,24 @@ Result<void> Supervised::prepare(ContainerLock lock) {
     lock_ = std::move(lock);  // from here on its end is ours to write
     TRY(make_disks(store, container_));
   }
-  const auto files = TRY(find_machine_files(container_.spec.kernel));
-  if (container_.spec.network != "none") TRY(check_host_ports(container_.spec.ports));
+  const auto& spec = container_.spec;
+  files_ = TRY(find_machine_files(spec.kernel));
+  monitor_program_ = TRY(find_monitor());
+  if (spec.network != "none") TRY(check_host_ports(spec.ports));
   TRY(start_request(container_));  // what cannot be asked for needs no machine
-  log_ = TRY(
-      LogWriter::open(directory_ + "/log", container_.spec.log_size, container_.spec.log_files));
+  log_ = TRY(LogWriter::open(directory_ + "/log", spec.log_size, spec.log_files));
   TRY(listen());
-  monitor_ =
-      TRY(Monitor::start(monitor, monitor_arguments(container_, files), directory_, lock_->fd()));
+  if (!spec.cold) {
+    recipe_ = TRY(template_recipe(spec, files_, monitor_program_));
+    template_ = MachineTemplates(root_).find(recipe_->name);
+  }
+  return start_machine();
+}
+
+Result<void> Supervised::start_machine() {
+  const auto words =
+      template_ ? restore_words(container_, *template_) : boot_words(container_, files_);
+  monitor_ = TRY(Monitor::start(monitor_program_, words, directory_, lock_->fd()));
   machine_over_ = false;
   monitor_watch_ = std::make_unique<Watch>(loop_, monitor_.pidfd.get(),
                                            [this](std::uint32_t) { machine_ended(); });
@@ -109,7 +117,37 @@ Result<void> Supervised::prepare(ContainerLock lock) {
   errors_watch_ = std::make_unique<Watch>(loop_, monitor_.errors.get(),
                                           [this](std::uint32_t) { read_errors(); });
   errors_watch_->want(EPOLLIN);
+  // Not before the guest runs is anybody there.
+  ready_watch_ =
+      std::make_unique<Watch>(loop_, monitor_.ready.get(), [this](std::uint32_t) { guest_runs(); });
+  ready_watch_->want(EPOLLIN);
+  retry_ = kFirstRetry;
+  agent_deadline_ = EventLoop::Clock::now() + (template_ ? kRestorePatience : kBootPatience);
   return {};
+}
+
+// A template that does not work is no reason for a container not to start: its machine boots.
+// Whether it does.
+bool Supervised::boot_instead() {
+  if (phase_ != Phase::starting || !template_ || !process_over_) return false;
+  template_failed_ = true;
+  if (!machine_over_) {
+    kill_machine();  // here again when it has ended
+    return true;
+  }
+  link_.reset();
+  machine_.reset();
+  answers_ = 0;
+  template_.reset();
+  errors_.clear();
+  const auto started = start_machine();
+  if (!started) fail_start(kSetupFailed, started.error().message());
+  return true;
+}
+
+void Supervised::guest_runs() {
+  ready_watch_.reset();
+  look_for_agent();
 }
 
 // Input that comes before its start waits in it.
@@ -140,11 +178,12 @@ Result<void> Supervised::listen() {
 // Who connects before the guest's driver is there waits in the monitor; before the agent listens,
 // the connection is refused.
 void Supervised::look_for_agent() {
-  if (phase_ != Phase::starting || machine_over_) return;
+  if (phase_ != Phase::starting || machine_over_ || is_given_up()) return;
   link_ = std::make_unique<AgentLink>(
       loop_, ".", agent::Header{agent::Kind::machine, {}}, [this](Result<UniqueFd> socket) {
         if (socket) return agent_found(std::move(*socket));
-        if (EventLoop::Clock::now() > boot_deadline_) {
+        if (EventLoop::Clock::now() > agent_deadline_) {
+          if (boot_instead()) return;
           return fail_start(kSetupFailed, "the machine's agent does not answer");
         }
         loop_.add_timer(EventLoop::Clock::now() + retry_, [this] { look_for_agent(); });
@@ -153,7 +192,7 @@ void Supervised::look_for_agent() {
 }
 
 void Supervised::agent_found(UniqueFd socket) {
-  if (phase_ != Phase::starting) return;
+  if (phase_ != Phase::starting || is_given_up()) return;
   machine_ = std::make_unique<Channel>(
       loop_, std::move(socket),
       Channel::Callbacks{[this](const agent::Message& message) { machine_answered(message); },
@@ -163,8 +202,9 @@ void Supervised::agent_found(UniqueFd socket) {
 }
 
 void Supervised::machine_answered(const agent::Message& message) {
-  if (phase_ != Phase::starting) return;
+  if (phase_ != Phase::starting || is_given_up()) return;
   if (message.type == agent::Failed::kType) {
+    if (boot_instead()) return;
     const auto failed = agent::decode<agent::Failed>(message);
     return fail_start(kSetupFailed, failed ? failed->text : failed.error().message());
   }
@@ -187,6 +227,18 @@ void Supervised::process_started() {
   for (int number = 1; number < NSIG; ++number) {
     if ((kept_signals_ & bit_of(number)) != 0) signal(number);
   }
+  if (template_) note_working_set();
+  if (!recipe_ || template_) return;
+  const MachineTemplates templates(root_);
+  if (template_failed_) templates.remove(recipe_->name);  // as booting works
+  templates.make_beside(*recipe_);
+}
+
+// What a start touches is the same for all from this template: the first says what it is.
+void Supervised::note_working_set() const {
+  if (::access((*template_ + "/working-set").c_str(), F_OK) == 0) return;
+  const auto control = protocol::ControlClient::connect("control");
+  if (control) (void)control->send(protocol::encode_request(1, protocol::WorkingSet{}));
 }
 
 void Supervised::process_failed(const agent::Failed& failed) {
@@ -337,14 +389,6 @@ void Supervised::read_errors() {
   }
 }
 
-std::string Supervised::machine_said() const {
-  auto text = errors_;
-  while (text.ends_with('\n')) text.pop_back();
-  text.erase(0, text.rfind('\n') + 1);
-  if (text.starts_with("vmm: ")) text.erase(0, 5);
-  return text;
-}
-
 void Supervised::machine_ended() {
   int status = 0;
   if (::waitpid(monitor_.pid, &status, WNOHANG) != monitor_.pid) return;
@@ -355,8 +399,9 @@ void Supervised::machine_ended() {
     if (errors_.size() == before) break;
   }
   machine_over_ = true;
+  if (boot_instead()) return;
   if (!end_) {
-    const auto said = machine_said();
+    const auto said = last_line(errors_);
     if (WIFSIGNALED(status)) {
       end_ = ContainerEnd{128 + WTERMSIG(status), false,
                           fmt::format("the machine was killed by signal {}", WTERMSIG(status))};

@@ -10,6 +10,7 @@
 #include "src/engine/runtime/agent_process.h"
 #include "src/engine/runtime/container.h"
 #include "src/engine/runtime/log_writer.h"
+#include "src/engine/runtime/machine_template.h"
 #include "src/engine/runtime/monitor.h"
 #include "src/engine/runtime/session.h"
 
@@ -36,12 +37,18 @@ class Supervised {
   Result<std::optional<ContainerLock>> take_lock();
   void look_for_lock();
   Result<void> prepare(ContainerLock lock);
+  Result<void> start_machine();
+  bool boot_instead();
+  // The machine that runs, as its template does not work.
+  bool is_given_up() const { return template_ && template_failed_; }
+  void guest_runs();
   Result<void> listen();
   void make_process();
   void look_for_agent();
   void agent_found(UniqueFd socket);
   void machine_answered(const protocol::agent::Message& message);
   void process_started();
+  void note_working_set() const;
   void process_failed(const protocol::agent::Failed& failed);
   void process_exited(const protocol::agent::Exited& exited);
   void process_output(wire::Stream stream, std::string_view bytes);
@@ -62,7 +69,6 @@ class Supervised {
   void conclude();
   Result<void> write_end();
   void stop_when_told();
-  std::string machine_said() const;
 
   EventLoop& loop_;
   const std::string root_, id_, directory_;
@@ -74,13 +80,18 @@ class Supervised {
   std::optional<LogWriter> log_;
 
   Monitor monitor_;
-  std::unique_ptr<Watch> monitor_watch_, errors_watch_;
-  std::string errors_;  // the last of what the machine said
+  std::unique_ptr<Watch> monitor_watch_, errors_watch_, ready_watch_;
+  MachineFiles files_;
+  std::string monitor_program_;
+  std::optional<TemplateRecipe> recipe_;  // none: this machine boots, whatever there is
+  std::optional<std::string> template_;   // the path of the one that the machine goes on from
+  bool template_failed_ = false;          // so that the machine boots
+  std::string errors_;                    // the last of what the machine said
   std::unique_ptr<AgentLink> link_;
   std::unique_ptr<Channel> machine_;
   std::unique_ptr<AgentProcess> process_;
   unsigned answers_ = 0;
-  EventLoop::Clock::time_point lock_deadline_, boot_deadline_;
+  EventLoop::Clock::time_point lock_deadline_, agent_deadline_;
   std::chrono::milliseconds retry_{};
 
   Phase phase_ = Phase::waiting;

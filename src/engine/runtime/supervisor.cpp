@@ -1,17 +1,13 @@
 #include "src/engine/runtime/supervisor.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
-#include <exception>
 
+#include "src/engine/runtime/detached.h"
 #include "src/engine/runtime/supervised.h"
 
 namespace vmm::engine {
@@ -45,17 +41,6 @@ Result<void> supervise(const std::string& root, const std::string& id, UniqueFd 
   return {};
 }
 
-// Nothing of who started it: no descriptor but the connection, no terminal, no directory.
-UniqueFd leave_parent(int connection) {
-  (void)::prctl(PR_SET_NAME, "vmm-supervisor");
-  constexpr int kConnection = 3;
-  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int target = 0; null >= 0 && target < kConnection; ++target) (void)::dup2(null, target);
-  if (connection != kConnection) (void)::dup3(connection, kConnection, O_CLOEXEC);
-  (void)::close_range(kConnection + 1, ~0u, 0);
-  return UniqueFd(kConnection);
-}
-
 }  // namespace
 
 Result<UniqueFd> start_supervisor(const std::string& root, const std::string& id) {
@@ -65,22 +50,13 @@ Result<UniqueFd> start_supervisor(const std::string& root, const std::string& id
   }
   UniqueFd mine(ends[0]);
   const UniqueFd other(ends[1]);
-  const pid_t child = ::fork();
-  if (child < 0) return fail_errno("cannot start the container's supervisor");
-  if (child == 0) {
-    (void)::setsid();
-    if (const pid_t again = ::fork(); again != 0) ::_exit(again < 0 ? 1 : 0);
-    mine.reset();
-    try {
-      ::_exit(supervise(root, id, leave_parent(other.get())) ? 0 : 1);
-    } catch (const std::exception&) {
-      ::_exit(1);  // the next command finds its lock free
-    }
+  // Should it end before its time, the next command finds its lock free.
+  const auto started = start_detached("vmm-supervisor", other.get(), [&](UniqueFd connection) {
+    return supervise(root, id, std::move(connection)).has_value();
+  });
+  if (!started) {
+    return fail("cannot start the container's supervisor: {}", started.error().message());
   }
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (status != 0) return fail("cannot start the container's supervisor");
   return mine;
 }
 

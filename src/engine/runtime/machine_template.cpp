@@ -1,0 +1,201 @@
+#include "src/engine/runtime/machine_template.h"
+
+#include <fcntl.h>
+#include <fmt/ranges.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "src/base/file_time.h"
+#include "src/base/text.h"
+#include "src/engine/runtime/detached.h"
+#include "src/engine/runtime/monitor.h"
+#include "src/engine/runtime/removal.h"
+#include "src/engine/runtime/started_machine.h"
+#include "src/engine/store/digest.h"
+#include "src/protocol/control_client.h"
+
+namespace vmm::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kKept = 8;                  // templates; a machine's size is in its name
+constexpr std::int64_t kPause = 600'000'000'000;  // nanoseconds from a failure to the next try
+constexpr std::chrono::seconds kSavePatience{120};
+constexpr int kBeside = 10;  // nice(2): whoever waits goes first
+constexpr std::string_view kLock = ".lock", kWork = ".work", kPartial = ".partial";
+
+// Which file it is, without reading it: one that is replaced, or written, is another.
+Result<std::string> identity(const std::string& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) < 0) return fail_errno("cannot read '{}'", path);
+  return fmt::format("{}:{}:{}:{}", status.st_dev, status.st_ino, status.st_size,
+                     nanoseconds(status.st_mtim));
+}
+
+bool is_file(const std::string& path, int file) {
+  struct stat named{}, opened{};
+  return ::stat(path.c_str(), &named) == 0 && ::fstat(file, &opened) == 0 &&
+         named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
+}
+
+// Nanoseconds since 1970; 0: it is not there.
+std::int64_t time_of(const std::string& path) {
+  struct stat status{};
+  return ::stat(path.c_str(), &status) < 0 ? 0 : nanoseconds(status.st_mtim);
+}
+
+void remove_all(const std::string& path) {
+  std::error_code error;
+  fs::remove_all(path, error);  // what cannot be removed is in nobody's way
+}
+
+bool has_failed_lately(int lock) {
+  struct stat status{};
+  return ::fstat(lock, &status) == 0 && status.st_size > 0 &&
+         now_in_nanoseconds() - nanoseconds(status.st_mtim) < kPause;
+}
+
+void note_outcome(int lock, const Result<void>& made) {
+  (void)!::ftruncate(lock, 0);
+  if (made) return;
+  const auto text = made.error().message() + "\n";
+  (void)write_all(lock, std::as_bytes(std::span(text)));
+}
+
+Result<void> save_machine(const TemplateRecipe& recipe, const std::string& work,
+                          const std::string& path, int lock) {
+  remove_all(work);
+  if (::mkdir(work.c_str(), 0700) < 0) return fail_errno("cannot create '{}'", work);
+  // Paths of sockets are short.
+  if (::chdir(work.c_str()) < 0) return fail_errno("cannot enter '{}'", work);
+  auto machine = TRY(StartedMachine::start(recipe.monitor, recipe.words, work, lock));
+  TRY(machine.wait_for_agent());
+  auto control = TRY(protocol::ControlClient::connect("control"));
+  const auto job = TRY(control.call<protocol::JobResult>(
+      protocol::Snapshot{.directory = path, .parent = "", .live = false, .stop = true}));
+  TRY(control.call(protocol::Wait{job.job}));
+  return machine.wait(kSavePatience);
+}
+
+// A process of its own, which nobody waits for.
+bool make_alone(const MachineTemplates& templates, const TemplateRecipe& recipe) {
+  for (int number = 1; number < NSIG; ++number) (void)::signal(number, SIG_DFL);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  (void)::setpriority(PRIO_PROCESS, 0, kBeside);
+  return templates.make(recipe).has_value();
+}
+
+}  // namespace
+
+Result<TemplateRecipe> template_recipe(const ContainerSpec& spec, const MachineFiles& files,
+                                       const std::string& monitor) {
+  TemplateRecipe recipe{"", monitor, template_words(spec, files)};
+  // The files count as what they are, not by their paths.
+  const MachineFiles nameless{"", "", files.append};
+  auto text = fmt::format("1\n{}\n", fmt::join(template_words(spec, nameless), "\n"));
+  for (const auto& file : {files.kernel, files.initramfs, monitor}) {
+    text += TRY(identity(file)) + "\n";
+  }
+  recipe.name = Digest::of(text).hex().substr(0, 32);
+  return recipe;
+}
+
+std::optional<std::string> MachineTemplates::find(const std::string& name) const {
+  if (!is_there(name)) return std::nullopt;
+  auto found = path(name);
+  (void)::utimensat(AT_FDCWD, found.c_str(), nullptr, 0);
+  return found;
+}
+
+bool MachineTemplates::is_there(const std::string& name) const {
+  return ::access((path(name) + "/manifest.json").c_str(), R_OK) == 0;
+}
+
+void MachineTemplates::make_beside(const TemplateRecipe& recipe) const {
+  (void)start_detached("vmm-template", -1,
+                       [&](const UniqueFd&) { return make_alone(*this, recipe); });
+}
+
+Result<void> MachineTemplates::make(const TemplateRecipe& recipe) const {
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  if (error) return fail("cannot create '{}': {}", folder_, error.message());
+  const auto target = path(recipe.name);
+  const auto lock = TRY(open_file(target + std::string(kLock), O_RDWR | O_CREAT));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) return {};
+  // Pruned before it was locked: no lock any more. The next start makes one.
+  if (!is_file(target + std::string(kLock), lock.get())) return {};
+  if (is_there(recipe.name) || has_failed_lately(lock.get())) return {};
+  const auto work = target + std::string(kWork);
+  const auto made = save_machine(recipe, work, target, lock.get());
+  remove_all(work);
+  note_outcome(lock.get(), made);
+  if (made) (void)prune(kKept);
+  return made;
+}
+
+void MachineTemplates::remove(const std::string& name) const {
+  // Its name goes at once: nobody finds a part of it.
+  const auto gone = fmt::format("{}.{}.removed", path(name), ::getpid());
+  remove_all(::rename(path(name).c_str(), gone.c_str()) == 0 ? gone : path(name));
+}
+
+std::vector<std::string> MachineTemplates::names() const {
+  std::vector<std::pair<std::int64_t, std::string>> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    const auto name = entry.path().filename().string();
+    if (!name.contains('.')) found.emplace_back(time_of(path(name)), name);
+  }
+  std::ranges::sort(found, std::greater{});
+  std::vector<std::string> names;
+  for (auto& [time, name] : found) names.push_back(std::move(name));
+  return names;
+}
+
+MachineTemplates::Usage MachineTemplates::usage() const {
+  Usage usage;
+  for (const auto& name : names()) {
+    ++usage.count;
+    usage.bytes += disk_usage(path(name));
+  }
+  return usage;
+}
+
+std::uint64_t MachineTemplates::prune(std::size_t keep) const {
+  std::uint64_t freed = 0;
+  const auto all = names();
+  for (std::size_t i = keep; i < all.size(); ++i) {
+    freed += disk_usage(path(all[i]));
+    remove(all[i]);
+  }
+  // Whose maker lives is held.
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    const auto name = entry.path().filename().string();
+    const auto stem = name.substr(0, name.find('.'));
+    if (name == stem) continue;
+    if (name.ends_with(".removed")) {
+      freed += disk_usage(entry.path());
+      remove_all(entry.path());
+    }
+    if (!name.ends_with(kLock) || is_there(stem)) continue;
+    const UniqueFd lock(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
+    if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) continue;
+    for (const auto end : {kWork, kPartial}) remove_all(path(stem) + std::string(end));
+    if (keep == 0 || !has_failed_lately(lock.get())) (void)::unlink(entry.path().c_str());
+  }
+  return freed;
+}
+
+}  // namespace vmm::engine

@@ -1,0 +1,62 @@
+// Templates of containers' machines: each is a snapshot of a machine whose agent listens and whose
+// slots are empty. A container's machine goes on from it instead of booting. One serves the
+// containers of all images whose machines have the same kernel, memory, CPUs and network cards.
+//
+//   ROOT/machine/templates/NAME/       the snapshot; its time is that of its last use
+//                          NAME.lock   held by who makes it; what it says: why that failed
+//                          NAME.work/  the sockets of the machine that becomes it
+//
+// The first start that finds none boots, and has it made beside (make_beside). What a killed maker
+// leaves is replaced by the next. A template is a cache: whatever is wrong with it, or removes it,
+// the machine boots.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/engine/runtime/machine_files.h"
+#include "src/engine/runtime/spec.h"
+
+namespace vmm::engine {
+
+// What one is made of. Its name says so: other files of the same path are another template.
+struct TemplateRecipe {
+  std::string name;
+  std::string monitor;             // the program
+  std::vector<std::string> words;  // and those of the machine
+};
+Result<TemplateRecipe> template_recipe(const ContainerSpec& spec, const MachineFiles& files,
+                                       const std::string& monitor);
+
+class MachineTemplates {
+ public:
+  explicit MachineTemplates(const std::string& root) : folder_(root + "/machine/templates") {}
+
+  // The path of one that is there. It counts as used.
+  std::optional<std::string> find(const std::string& name) const;
+  // In the background, unless another process is at it, or it failed a while ago.
+  void make_beside(const TemplateRecipe& recipe) const;
+  // Here. Nothing, where it is there or another process makes it.
+  Result<void> make(const TemplateRecipe& recipe) const;
+  // Those that run from it go on.
+  void remove(const std::string& name) const;
+
+  struct Usage {
+    std::size_t count = 0;
+    std::uint64_t bytes = 0;  // on the disk
+  };
+  Usage usage() const;
+  // All but the `keep` that were used last, and what killed makers left. Returns bytes.
+  std::uint64_t prune(std::size_t keep) const;
+
+ private:
+  bool is_there(const std::string& name) const;
+  std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  std::vector<std::string> names() const;  // the last used one first
+
+  std::string folder_;
+};
+
+}  // namespace vmm::engine

@@ -1,0 +1,133 @@
+#include "src/engine/runtime/machine_template.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "src/base/unique_fd.h"
+#include "src/engine/store/test_directory.h"
+
+namespace vmm::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+class MachineTemplateTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (const auto* name : {"kernel", "initramfs"}) write(name, name);
+    write("monitor", "#!/bin/sh\necho x >>" + path("runs") + "\necho vmm: no KVM >&2\nexit 1\n");
+    fs::permissions(path("monitor"), fs::perms::owner_all);
+    fs::create_directories(folder());
+  }
+  std::string path(const std::string& name) const { return directory_ / name; }
+  std::string folder() const { return path("machine/templates"); }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path(name)) << text;
+  }
+  // A directory that looks like one, used so many seconds ago.
+  void pretend(const std::string& name, long seconds) const {
+    fs::create_directories(folder() + "/" + name);
+    write("machine/templates/" + name + "/manifest.json", "{}");
+    fs::last_write_time(folder() + "/" + name,
+                        fs::file_time_type::clock::now() - std::chrono::seconds(seconds));
+  }
+  MachineFiles files() const { return {path("kernel"), path("initramfs"), ""}; }
+  TemplateRecipe recipe(const ContainerSpec& spec = {}) const {
+    const auto made = template_recipe(spec, files(), path("monitor"));
+    EXPECT_TRUE(made) << made.error().message();
+    return *made;
+  }
+
+  TestDirectory directory_;
+};
+
+TEST_F(MachineTemplateTest, ItsNameSaysWhatMachineItIs) {
+  const auto first = recipe();
+  EXPECT_EQ(recipe().name, first.name);
+  ContainerSpec other;
+  other.command = {"sleep"};
+  other.host_name = "box";
+  other.ports = {{"tcp", "", 8080, 80}};
+  EXPECT_EQ(recipe(other).name, first.name) << "what the container is does not matter";
+  ContainerSpec large;
+  large.memory = 512u << 20;
+  EXPECT_NE(recipe(large).name, first.name);
+  ContainerSpec alone;
+  alone.network = "none";
+  EXPECT_NE(recipe(alone).name, first.name);
+  write("kernel", "a later one");
+  EXPECT_NE(recipe().name, first.name);
+  const auto later = recipe().name;
+  fs::create_symlink(path("kernel"), path("link"));
+  EXPECT_EQ(template_recipe({}, {path("link"), path("initramfs"), ""}, path("monitor"))->name,
+            later)
+      << "wherever the files are";
+  fs::remove(path("initramfs"));
+  const auto missing = template_recipe({}, files(), path("monitor"));
+  ASSERT_FALSE(missing);
+  EXPECT_TRUE(missing.error().message().contains("initramfs"));
+}
+
+TEST_F(MachineTemplateTest, AFailureIsNotTriedAgainAtOnce) {
+  const MachineTemplates templates(directory_.path());
+  const auto name = recipe().name;
+  const auto made = templates.make(recipe());
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message(), "no KVM");
+  EXPECT_EQ(read_text_file(folder() + "/" + name + ".lock").value_or(""), "no KVM\n");
+  EXPECT_FALSE(fs::exists(folder() + "/" + name + ".work"));
+  EXPECT_FALSE(templates.find(name));
+  EXPECT_TRUE(templates.make(recipe()));
+  EXPECT_EQ(read_text_file(path("runs")).value_or(""), "x\n") << "it was tried again";
+  // A day later it is.
+  fs::last_write_time(folder() + "/" + name + ".lock",
+                      fs::file_time_type::clock::now() - std::chrono::hours(24));
+  EXPECT_FALSE(templates.make(recipe()));
+  EXPECT_EQ(read_text_file(path("runs")).value_or(""), "x\nx\n");
+}
+
+TEST_F(MachineTemplateTest, OneMakerIsEnough) {
+  const auto name = recipe().name;
+  const UniqueFd lock(
+      ::open((folder() + "/" + name + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_EQ(::flock(lock.get(), LOCK_EX | LOCK_NB), 0);
+  fs::create_directories(folder() + "/" + name + ".work");
+  const MachineTemplates templates(directory_.path());
+  EXPECT_TRUE(templates.make(recipe()));
+  EXPECT_FALSE(fs::exists(path("runs")));
+  (void)templates.prune(0);
+  EXPECT_TRUE(fs::exists(folder() + "/" + name + ".work")) << "of a maker that lives";
+}
+
+TEST_F(MachineTemplateTest, ThoseThatAreUsedStay) {
+  const MachineTemplates templates(directory_.path());
+  pretend("a", 30);
+  pretend("b", 20);
+  pretend("c", 10);
+  EXPECT_EQ(templates.usage().count, 3u);
+  EXPECT_TRUE(templates.find("a")) << "it is the last used one now";
+  EXPECT_GT(templates.prune(2), 0u);
+  EXPECT_TRUE(templates.find("a"));
+  EXPECT_FALSE(templates.find("b"));
+  EXPECT_TRUE(templates.find("c"));
+  templates.remove("c");
+  EXPECT_FALSE(templates.find("c"));
+}
+
+TEST_F(MachineTemplateTest, WhatKilledMakersLeftGoes) {
+  const MachineTemplates templates(directory_.path());
+  for (const auto* end : {".work", ".partial", ".1.removed"}) {
+    fs::create_directories(folder() + "/d" + end);
+  }
+  write("machine/templates/d.lock", "");
+  (void)templates.prune(8);
+  EXPECT_TRUE(fs::is_empty(folder()));
+}
+
+}  // namespace
+}  // namespace vmm::engine
