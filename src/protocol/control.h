@@ -77,8 +77,7 @@ struct WorkingSet : WithoutFields<WorkingSet> {
   static constexpr std::string_view kName = "working-set";
 };
 // What a component is connected to on the host: `component` is its name in `metrics`, "blk1".
-struct Attach {
-  static constexpr std::string_view kName = "attach";
+struct WithAttachment {
   std::string component;
   JsonText attachment;  // the keys of the component's option, or its words as a text
   static void fields(auto& message, auto& archive) {
@@ -86,14 +85,11 @@ struct Attach {
     archive("attachment", message.attachment);
   }
 };
-struct Replace {
+struct Attach : WithAttachment {
+  static constexpr std::string_view kName = "attach";
+};
+struct Replace : WithAttachment {
   static constexpr std::string_view kName = "replace";
-  std::string component;
-  JsonText attachment;
-  static void fields(auto& message, auto& archive) {
-    archive("component", message.component);
-    archive("attachment", message.attachment);
-  }
 };
 struct Detach {
   static constexpr std::string_view kName = "detach";

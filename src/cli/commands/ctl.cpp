@@ -125,7 +125,8 @@ Result<int> fork(const Words& words) {
 
 template <typename T>
 Result<int> attach(const Words& words) {
-  T request{.component = words.names[1], .attachment = {}};
+  T request;
+  request.component = words.names[1];
   request.attachment.text = TRY(config::to_attachment(request.component, words.names[2]));
   return print(ask_once(words.names[0], request));
 }

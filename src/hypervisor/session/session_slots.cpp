@@ -11,8 +11,7 @@ namespace {
 
 using What = SlotRequest::What;
 
-template <typename T>
-Result<SlotRequest> request_in(const T& command, What what) {
+Result<SlotRequest> request_in(const protocol::WithAttachment& command, What what) {
   return SlotRequest{.what = what,
                      .component = command.component,
                      .attachment = TRY(attachment_in(command.attachment.text))};
