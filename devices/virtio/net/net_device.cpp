@@ -132,10 +132,7 @@ class NetDevice::Exchange : public SlotChange {
   }
 
  private:
-  Result<void> do_make() override {
-    device_.exchange(backend_, vhost_, link_);
-    return {};
-  }
+  Result<void> do_make() override { return device_.exchange(backend_, vhost_, link_); }
 
   NetDevice& device_;
   std::unique_ptr<net::NetBackend> backend_;  // the new one, then the old one
@@ -166,14 +163,21 @@ Result<void> NetDevice::check_exchange(const net::NetBackend& backend, const net
               parts_.name, missing);
 }
 
-// While it is suspended or was never activated: the next activation starts the new one.
-void NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
-                         std::unique_ptr<net::VhostNet>& vhost, bool link) {
-  if (std::exchange(backend_started_, false) && link_up_) parts_.backend->stop();
+// While it is suspended or was never activated. A driver that goes on is served by the new one, or
+// the old one stays; else the next activation starts it.
+Result<void> NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
+                                 std::unique_ptr<net::VhostNet>& vhost, bool link) {
+  if (backend_started_) {
+    auto started = backend->start(offloads());
+    if (started && active_pairs_ > 1) started = backend->set_active_pairs(active_pairs_);
+    if (!started) return fail("{}: {}", parts_.name, started.error().message());
+    if (link_up_) parts_.backend->stop();
+  }
   std::swap(parts_.backend, backend);
   std::swap(parts_.vhost, vhost);
   has_vhost_ = parts_.vhost != nullptr;
   if (link_up_.exchange(link) != link) tells_link_ = true;
+  return {};
 }
 
 std::vector<std::uint16_t> NetDevice::queue_sizes() const {

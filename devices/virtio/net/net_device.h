@@ -91,8 +91,8 @@ class NetDevice : public Device {
   std::uint64_t features_with(const net::NetBackend& backend, const net::VhostNet* vhost) const;
   Result<void> check_exchange(const net::NetBackend& backend, const net::VhostNet* vhost,
                               std::uint64_t features) const;
-  void exchange(std::unique_ptr<net::NetBackend>& backend, std::unique_ptr<net::VhostNet>& vhost,
-                bool link);
+  Result<void> exchange(std::unique_ptr<net::NetBackend>& backend,
+                        std::unique_ptr<net::VhostNet>& vhost, bool link);
 
   unsigned max_pairs() const { return parts_.backend->queue_pairs(); }
   std::size_t control_index() const;

@@ -762,6 +762,28 @@ TEST_F(NetSlotTest, WhatCannotBeReachedChangesNothing) {
   ASSERT_TRUE(make(plugged()));
 }
 
+// The new network process dies between its word that it is set up and its first guest.
+TEST_F(NetSlotTest, WhatDoesNotStartIsNotTaken) {
+  ASSERT_TRUE(make(plugged()));
+  const auto first = std::move(network_);
+  auto change = prepare(plugged());
+  ASSERT_TRUE(change);
+  network_.reset();
+  auto queues = device_->suspend();
+  const auto made = (*change)->make();
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message(), "net0: the network process is gone: Broken pipe");
+  EXPECT_FALSE((*change)->is_made());
+  change = nullptr;
+  resume(std::move(queues));
+  EXPECT_TRUE(device_->statistics().link_up);
+  network_ = UniqueFd(::fcntl(first.get(), F_DUPFD_CLOEXEC, 0));
+  EXPECT_EQ(from_device().size(), sizeof(user_net::Control)) << "what was negotiated";
+  tx_.add({readable(header_bytes() + frame_of(60))});
+  tx_.kick();
+  EXPECT_EQ(from_device(), header_bytes() + frame_of(60)) << "the network of before goes on";
+}
+
 // Whatever this device was activated with before: the transport knows what the driver uses now.
 TEST_F(NetSlotTest, IsNotTakenWithoutWhatItsDriverUses) {
   const auto change = prepare(plugged());
