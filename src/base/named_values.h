@@ -18,7 +18,9 @@ using NamedValuesList = std::vector<NamedValues>;
 
 struct NamedValue {
   std::string name;
-  std::variant<bool, std::uint64_t, double, std::string, NamedValues, NamedValuesList> value;
+  std::variant<bool, std::uint64_t, double, std::string, std::vector<std::string>, NamedValues,
+               NamedValuesList>
+      value;
 };
 
 }  // namespace vmm

@@ -81,6 +81,9 @@ Result<void> check_arguments(const Command& command) {
         if constexpr (requires { typed.component; }) {
           if (typed.component.empty()) return fail("{} takes a component", T::kName);
         }
+        if constexpr (requires { typed.ports; }) {
+          if (typed.ports.empty()) return fail("{} takes ports", T::kName);
+        }
         return {};
       },
       command);

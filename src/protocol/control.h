@@ -105,6 +105,21 @@ struct Resize {
     archive("size", message.size);
   }
 };
+// Ports of the host that reach the guest of a network of kind user.
+struct WithPorts {
+  std::string component;
+  std::vector<std::string> ports;
+  static void fields(auto& message, auto& archive) {
+    archive("component", message.component);
+    archive("ports", message.ports);
+  }
+};
+struct Publish : WithPorts {  // as in the option: "tcp::8080-:80"
+  static constexpr std::string_view kName = "publish";
+};
+struct Unpublish : WithPorts {  // the host's end of each: "tcp::8080"
+  static constexpr std::string_view kName = "unpublish";
+};
 struct Jobs : WithoutFields<Jobs> {  // JobList
   static constexpr std::string_view kName = "jobs";
 };
@@ -122,9 +137,9 @@ struct Wait {  // the job's result or error; without a job: Ended
   static void fields(auto& message, auto& archive) { archive("job", message.job); }
 };
 
-using Command =
-    std::variant<Version, Status, Metrics, Pause, Resume, PowerButton, Stop, Balloon, Snapshot,
-                 WorkingSet, Attach, Replace, Detach, Resize, Jobs, Cancel, Events, Wait>;
+using Command = std::variant<Version, Status, Metrics, Pause, Resume, PowerButton, Stop, Balloon,
+                             Snapshot, WorkingSet, Attach, Replace, Detach, Resize, Publish,
+                             Unpublish, Jobs, Cancel, Events, Wait>;
 std::string_view name_of(const Command& command);
 
 // ---- results

@@ -47,6 +47,8 @@ TEST(Control, EachCommandIsReadAsItself) {
   }
   check(Attach{{"blk1", {"{}"}}});
   check(Replace{{"blk1", {R"("x")"}}});
+  check(Publish{{"net0", {"tcp::80-:80"}}});
+  check(Unpublish{{"net0", {"tcp::80", "udp::53"}}});
 }
 
 TEST(Control, EventsAndResultsRoundTrip) {
@@ -98,6 +100,25 @@ TEST(Control, AnAttachmentIsAnObjectOrAText) {
   EXPECT_EQ(why_not(R"({"version":2,"id":1,"command":"attach","arguments":{"component":"a"}})"),
             "attach takes an attachment");
   EXPECT_EQ(why_not(R"({"version":2,"id":1,"command":"detach"})"), "detach takes a component");
+}
+
+TEST(Control, PortsAreAListOfTexts) {
+  const auto request = decode_request(
+      R"({"version":2,"id":1,"command":"publish","arguments":{"component":"net0","ports":["a","b"]}})");
+  ASSERT_TRUE(request.command) << request.command.error().message();
+  EXPECT_EQ(std::get<Publish>(*request.command).ports, (std::vector<std::string>{"a", "b"}));
+  const auto refused = [](const char* ports) {
+    return why_not(fmt::format(
+        R"({{"version":2,"id":1,"command":"unpublish","arguments":{{"component":"net0"{}}}}})",
+        ports));
+  };
+  EXPECT_EQ(refused(""), "unpublish takes ports");
+  EXPECT_EQ(refused(R"(,"ports":[])"), "unpublish takes ports");
+  EXPECT_EQ(refused(R"(,"ports":"tcp::80")"),
+            R"(unpublish: invalid ports "tcp::80": expected a list)");
+  EXPECT_EQ(refused(R"(,"ports":[80])"), "unpublish: invalid ports 80: expected a text");
+  EXPECT_EQ(why_not(R"({"version":2,"id":1,"command":"publish","arguments":{"ports":["a"]}})"),
+            "publish takes a component");
 }
 
 TEST(Control, SaysWhatIsWrongWithARequestByItsId) {

@@ -16,6 +16,10 @@
 
 namespace vmm::protocol {
 
+// Texts and numbers are not.
+template <typename T>
+concept Structure = std::is_class_v<T> && !std::same_as<T, std::string>;
+
 class JsonWriter {
  public:
   template <typename T>
@@ -36,7 +40,7 @@ class JsonWriter {
   void add(const char* key, const std::vector<T>& list) {
     object[key] = nlohmann::json::array();
     for (const T& element : list) {
-      if constexpr (std::is_class_v<T>) {
+      if constexpr (Structure<T>) {
         JsonWriter writer;
         T::fields(element, writer);
         object[key].push_back(std::move(writer.object));
@@ -118,7 +122,7 @@ class JsonReader {
   void read(const char* key, const nlohmann::json& found, std::vector<T>& list) {
     if (!found.is_array()) return expected(key, found, "a list");
     for (const auto& element : found) {
-      if constexpr (std::is_class_v<T>) {
+      if constexpr (Structure<T>) {
         if (!element.is_object()) return expected(key, element, "an object");
         JsonReader reader(element);
         T::fields(list.emplace_back(), reader);

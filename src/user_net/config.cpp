@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <optional>
 
 #include "src/base/text.h"
@@ -11,17 +12,20 @@ namespace {
 
 std::uint32_t mask_of(unsigned prefix) { return ~std::uint32_t{0} << (32 - prefix); }
 
+constexpr std::string_view kForward =
+    "a forwarded port: tcp:[ADDRESS]:PORT-[ADDRESS]:PORT is, such as tcp::8080-:80, "
+    "tcp::8000-8010-:8000-8010 or tcp:[::1]:8080-:80";
+constexpr std::string_view kHostEnd =
+    "a port of the host: tcp:[ADDRESS]:PORT is, such as tcp::8080, tcp::8000-8010 or "
+    "tcp:[::1]:8080";
+
 // Reads a forwarded port from left to right.
 class ForwardReader {
  public:
-  explicit ForwardReader(std::string_view text) : text_(text), rest_(text) {}
+  ForwardReader(std::string_view text, std::string_view expected)
+      : text_(text), rest_(text), expected_(expected) {}
 
-  std::unexpected<Error> bad() const {
-    return fail(
-        "'{}' is not a forwarded port: tcp:[ADDRESS]:PORT-[ADDRESS]:PORT is, such as "
-        "tcp::8080-:80, tcp::8000-8010-:8000-8010 or tcp:[::1]:8080-:80",
-        text_);
-  }
+  std::unexpected<Error> bad() const { return fail("'{}' is not {}", text_, expected_); }
   bool take(char expected) {
     if (!rest_.starts_with(expected)) return false;
     rest_.remove_prefix(1);
@@ -63,13 +67,30 @@ class ForwardReader {
     }
     return end;
   }
+  // "tcp:ADDRESS:PORT", and the address if there is one. One that is not given is the loopback;
+  // "0.0.0.0" must be meant.
+  Result<std::pair<HostForward, std::optional<IpAddress>>> take_host_end() {
+    HostForward forward;
+    const auto protocol = take_until(":");
+    if (protocol == "udp") {
+      forward.protocol = HostForward::Protocol::udp;
+    } else if (protocol != "tcp") {
+      return bad();
+    }
+    if (!take(':')) return bad();
+    const auto host = TRY(take_end());
+    if (host.address) forward.host = *host.address;
+    forward.host_port = host.first;
+    forward.count = static_cast<std::uint16_t>(host.last - host.first + 1);
+    return std::pair(forward, host.address);
+  }
 
  private:
   Result<std::uint16_t> take_port() {
     return static_cast<std::uint16_t>(TRY(parse_number(take_until("-"), 1, 65535, "port")));
   }
 
-  std::string_view text_, rest_;
+  std::string_view text_, rest_, expected_;
 };
 
 std::string end_text(const IpAddress& address, bool given, std::uint16_t first,
@@ -84,40 +105,93 @@ std::string end_text(const IpAddress& address, bool given, std::uint16_t first,
 }  // namespace
 
 Result<HostForward> HostForward::parse(std::string_view text) {
-  ForwardReader reader(text);
-  HostForward forward;
-  const auto protocol = reader.take_until(":");
-  if (protocol == "udp") {
-    forward.protocol = Protocol::udp;
-  } else if (protocol != "tcp") {
-    return reader.bad();
-  }
-  if (!reader.take(':')) return reader.bad();
-  const auto host = TRY(reader.take_end());
+  ForwardReader reader(text, kForward);
+  auto [forward, host] = TRY(reader.take_host_end());
   if (!reader.take('-')) return reader.bad();
   const auto guest = TRY(reader.take_end());
   if (!reader.at_end()) return reader.bad();
-  // An address that is not given is the loopback; "0.0.0.0" must be meant.
-  if (host.address) {
-    forward.host = *host.address;
-  } else if (guest.address && !guest.address->is_ipv4()) {
-    forward.host = ipv6(0, 1);
-  }
+  if (!host && guest.address && !guest.address->is_ipv4()) forward.host = ipv6(0, 1);
   if (guest.address) forward.guest = *guest.address;
-  if (host.last - host.first != guest.last - guest.first) {
+  const unsigned count = guest.last - guest.first + 1u;
+  if (forward.count != count) {
     return fail("forwarded port '{}': {} ports of the host, and {} of the guest", text,
-                host.last - host.first + 1, guest.last - guest.first + 1);
+                forward.count, count);
   }
-  forward.host_port = host.first;
   forward.guest_port = guest.first;
-  forward.count = static_cast<std::uint16_t>(host.last - host.first + 1);
   return forward;
 }
 
+Result<HostForward> HostForward::parse_host_end(std::string_view text) {
+  ForwardReader reader(text, kHostEnd);
+  const auto [forward, address] = TRY(reader.take_host_end());
+  if (!reader.at_end()) return reader.bad();
+  return forward;
+}
+
+std::string HostForward::host_end_text() const {
+  return fmt::format("{}:{}", protocol == Protocol::tcp ? "tcp" : "udp",
+                     end_text(host, true, host_port, count));
+}
+
 std::string HostForward::text() const {
-  return fmt::format("{}:{}-{}", protocol == Protocol::tcp ? "tcp" : "udp",
-                     end_text(host, true, host_port, count),
+  return fmt::format("{}-{}", host_end_text(),
                      end_text(guest, guest != IpAddress{}, guest_port, count));
+}
+
+bool HostForward::overlaps(const HostForward& other) const {
+  return protocol == other.protocol && host == other.host &&
+         host_port < other.host_port + other.count && other.host_port < host_port + count;
+}
+
+HostForward HostForward::one(unsigned i) const {
+  auto port = *this;
+  port.host_port = static_cast<std::uint16_t>(host_port + i);
+  port.guest_port = static_cast<std::uint16_t>(guest_port + i);
+  port.count = 1;
+  return port;
+}
+
+std::unexpected<Error> not_published(const HostForward& port) {
+  const auto text = fmt::format("cannot publish {} port {} of {}",
+                                port.protocol == HostForward::Protocol::udp ? "udp" : "tcp",
+                                port.host_port, port.host.text());
+  switch (errno) {
+    case EADDRINUSE:
+      return fail("{}: it is taken", text);
+    case EACCES:
+      return fail("{}: ports below 1024 need privilege", text);
+    case EADDRNOTAVAIL:
+      return fail("{}: the host has no such address", text);
+    default:
+      return fail_errno("{}", text);
+  }
+}
+
+Result<std::vector<HostForward>> without(std::vector<HostForward> forwards,
+                                         const HostForward& host_end) {
+  const unsigned first = host_end.host_port, end = first + host_end.count;
+  for (unsigned port = first; port < end;) {
+    const auto found = std::ranges::find_if(forwards, [&](const HostForward& forward) {
+      return forward.overlaps(host_end.one(port - first));
+    });
+    if (found == forwards.end()) {
+      return fail("{} is not published", host_end.one(port - first).host_end_text());
+    }
+    // What is left of it, before and behind.
+    const auto whole = *found;
+    const unsigned begin = port - whole.host_port;
+    const unsigned behind = std::min<unsigned>(end - whole.host_port, whole.count);
+    auto place = forwards.erase(found);
+    for (const auto& [from, to] :
+         {std::pair{0u, begin}, std::pair{behind, unsigned{whole.count}}}) {
+      if (from == to) continue;
+      auto left = whole.one(from);
+      left.count = static_cast<std::uint16_t>(to - from);
+      place = forwards.insert(place, left) + 1;
+    }
+    port = whole.host_port + behind;
+  }
+  return forwards;
 }
 
 sockaddr_storage NameServer::socket_address(std::uint16_t port) const {

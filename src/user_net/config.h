@@ -28,9 +28,24 @@ struct HostForward {
   // "tcp:ADDRESS:PORT-ADDRESS:PORT", "udp:...". An address may be left out, an IPv6 one stands in
   // brackets, and PORT may be FIRST-LAST at both ends.
   static Result<HostForward> parse(std::string_view text);
+  // The host's end alone, "tcp::8080", "udp:[::1]:53", "tcp::8000-8010": the guest's says nothing.
+  static Result<HostForward> parse_host_end(std::string_view text);
   std::string text() const;
+  std::string host_end_text() const;
+  // Whether a port of the host is in both.
+  bool overlaps(const HostForward& other) const;
+  // Port `i` of its `count`.
+  HostForward one(unsigned i) const;
   friend bool operator==(const HostForward&, const HostForward&) = default;
 };
+
+// "cannot publish tcp port 80 of 127.0.0.1: ports below 1024 need privilege", by errno. `port`:
+// one.
+std::unexpected<Error> not_published(const HostForward& port);
+
+// Without those ports of the host, each of which must be in the list.
+Result<std::vector<HostForward>> without(std::vector<HostForward> forwards,
+                                         const HostForward& host_end);
 
 // libslirp's IPv6 network, as QEMU has it; a guest makes its own address in it.
 inline constexpr IpNetwork kNetwork6{ipv6(0xfec0, 0), 64};

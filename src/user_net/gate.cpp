@@ -31,9 +31,13 @@ Gate::Gate(const Config& config)
       host_loopback_(config.host_loopback),
       denied_(config.denied) {
   for (const auto& forward : config.forwards) {
-    publishes_udp_ = publishes_udp_ || forward.protocol == HostForward::Protocol::udp;
+    if (forward.protocol == HostForward::Protocol::udp) publish_udp();
   }
-  if (publishes_udp_) answerable_.resize(kAnswerable);
+}
+
+void Gate::publish_udp() {
+  publishes_udp_ = true;
+  answerable_.resize(kAnswerable);
 }
 
 // Addresses that libslirp takes for the host itself (sotranslate_out).

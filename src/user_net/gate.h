@@ -34,6 +34,8 @@ class Gate {
 
   explicit Gate(const Config& config);
 
+  // From now on a UDP port is published: who comes by it may be answered.
+  void publish_udp();
   // `frame`: of the guest, any bytes.
   Verdict judge(std::span<const std::byte> frame) const;
   // `frame`: on its way to the guest.

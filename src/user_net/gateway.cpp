@@ -53,20 +53,6 @@ std::int64_t now_ns() {
 }
 std::int64_t now_ms() { return now_ns() / 1'000'000; }
 
-// By errno.
-std::unexpected<Error> not_published(const std::string& port) {
-  switch (errno) {
-    case EADDRINUSE:
-      return fail("cannot publish {}: it is taken", port);
-    case EACCES:
-      return fail("cannot publish {}: ports below 1024 need privilege", port);
-    case EADDRNOTAVAIL:
-      return fail("cannot publish {}: the host has no such address", port);
-    default:
-      return fail_errno("cannot publish {}", port);
-  }
-}
-
 }  // namespace
 
 struct Gateway::Timer {
@@ -119,9 +105,10 @@ struct SlirpCallbacks {
                                      .timer_new_opaque = nullptr};
 };
 
-Gateway::Gateway(Config config, Link& link)
+Gateway::Gateway(Config config, Link& link, UniqueFd port_requests)
     : config_(std::move(config)),
       link_(link),
+      ports_(std::move(port_requests)),
       gate_(config_),
       names_(config_, [this](std::span<const std::byte> frame) { give_frame(frame); }),
       name_connections_(config_),
@@ -157,33 +144,9 @@ Result<void> Gateway::set_up() {
   slirp.disable_dns = true;  // libslirp's: queries are relayed here
   slirp_ = ::slirp_new(&slirp, &SlirpCallbacks::kTable, this);
   if (slirp_ == nullptr) return fail("libslirp refuses the network");
-  for (const auto& forward : config_.forwards) TRY(publish(forward));
+  for (const auto& forward : config_.forwards) TRY(ports_.open(slirp_, forward));
   if (!config_.restricted) TRY(name_connections_.set_up());
   widen_backlogs();
-  return {};
-}
-
-Result<void> Gateway::publish(const HostForward& forward) {
-  const bool udp = forward.protocol == HostForward::Protocol::udp;
-  const bool ipv4 = forward.host.is_ipv4();
-  // Of both families at once there are two, so that [::] and 0.0.0.0 do not get in each other's
-  // way.
-  const int flags = (udp ? SLIRP_HOSTFWD_UDP : 0) | (ipv4 ? 0 : SLIRP_HOSTFWD_V6ONLY);
-  const socklen_t size = ipv4 ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
-  // An address of zeroes is the guest's own, whatever it will be.
-  const bool given = forward.guest != IpAddress{};
-  const auto guest_address = ipv4 && !given ? IpAddress(Ipv4Address{}) : forward.guest;
-  for (unsigned i = 0; i < forward.count; ++i) {
-    const auto port = static_cast<std::uint16_t>(forward.host_port + i);
-    const auto host = forward.host.socket_address(port);
-    const auto guest =
-        guest_address.socket_address(static_cast<std::uint16_t>(forward.guest_port + i));
-    if (::slirp_add_hostxfwd(slirp_, reinterpret_cast<const sockaddr*>(&host), size,
-                             reinterpret_cast<const sockaddr*>(&guest), size, flags) != 0) {
-      return not_published(
-          fmt::format("{} port {} of {}", udp ? "udp" : "tcp", port, forward.host.text()));
-    }
-  }
   return {};
 }
 
@@ -214,6 +177,7 @@ void Gateway::run(int machine) {
     }
     const short link_events = polls_[0].revents;
     if (polls_[1].revents != 0) return;
+    const bool asks_for_ports = polls_[2].revents != 0;
     if ((link_events & POLLOUT) != 0) link_.flush();
     if ((link_events & (POLLIN | POLLHUP | POLLERR)) != 0) {
       for (int i = 0; i < kRounds; ++i) {
@@ -228,6 +192,11 @@ void Gateway::run(int machine) {
     names_.run(polls.subspan(name_polls_, connection_polls_ - name_polls_));
     name_connections_.run(polls.subspan(connection_polls_), names_.servers(), now_ms());
     run_timers();
+    // Behind what looks at sockets by the numbers that were polled.
+    if (asks_for_ports) {
+      if (!ports_.serve(slirp_)) return;
+      if (ports_.published_udp()) gate_.publish_udp();
+    }
     give_merged();
     link_.flush();
   }
@@ -238,6 +207,7 @@ void Gateway::fill_polls(std::uint32_t& timeout_ms) {
   const auto link_events = static_cast<short>(link_.congested() ? POLLIN | POLLOUT : POLLIN);
   polls_.push_back({link_.fd(), link_events, 0});
   polls_.push_back({machine_, POLLIN, 0});
+  polls_.push_back({ports_.fd(), POLLIN, 0});
   ::slirp_pollfds_fill(slirp_, &timeout_ms, &SlirpCallbacks::add_poll, this);
   name_polls_ = polls_.size();
   names_.add_polls(polls_, now_ms());

@@ -23,6 +23,7 @@
 #include "src/user_net/name_connections.h"
 #include "src/user_net/name_relay.h"
 #include "src/user_net/offload.h"
+#include "src/user_net/ports.h"
 
 struct Slirp;
 
@@ -30,7 +31,8 @@ namespace vmm::user_net {
 
 class Gateway {
  public:
-  Gateway(Config config, Link& link);
+  // `port_requests`: of the machine, for ports that are published meanwhile.
+  Gateway(Config config, Link& link, UniqueFd port_requests);
   ~Gateway();
   Gateway(const Gateway&) = delete;
 
@@ -42,7 +44,6 @@ class Gateway {
   friend struct SlirpCallbacks;
   struct Timer;
 
-  Result<void> publish(const HostForward& forward);
   void widen_backlogs();
   void take_message(std::span<std::byte> message);
   void take_frame(std::span<std::byte> message);
@@ -59,6 +60,7 @@ class Gateway {
 
   Config config_;
   Link& link_;
+  Ports ports_;
   Fragments fragments_;
   Gate gate_;
   NameRelay names_;
@@ -67,7 +69,8 @@ class Gateway {
   Slirp* slirp_ = nullptr;
   std::vector<std::unique_ptr<Timer>> timers_;
   int machine_ = -1;
-  // The link first, then the machine, libslirp's, the queries' by UDP, those by TCP.
+  // The link first, then the machine, requests for ports, libslirp's, the queries' by UDP, those by
+  // TCP.
   std::vector<pollfd> polls_;
   std::size_t name_polls_ = 0, connection_polls_ = 0;  // where those begin
 

@@ -45,15 +45,15 @@ Result<void> drop_capabilities() {
   return {};
 }
 
-// No file is opened, and all ports that are published listen already.
+// No file is opened, and no port: those that are published listen already, or are handed over.
 constexpr std::array kAllowed = {
     // The machine, and the guest's connections.
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(recvfrom),
     SCMP_SYS(recvmsg), SCMP_SYS(recvmmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(sendmmsg),
     SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown),
     SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
-    SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(ioctl), SCMP_SYS(poll), SCMP_SYS(ppoll),
-    SCMP_SYS(restart_syscall),
+    SCMP_SYS(close), SCMP_SYS(dup3), SCMP_SYS(fcntl), SCMP_SYS(ioctl), SCMP_SYS(poll),
+    SCMP_SYS(ppoll), SCMP_SYS(restart_syscall),
     // Memory, time, random numbers.
     SCMP_SYS(brk), SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
     SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(getrandom), SCMP_SYS(futex),
@@ -76,6 +76,11 @@ Result<void> restrict_system_calls() {
     if (result != 0) break;
     result = ::seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
                                 SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(family)));
+  }
+  // Its own limits: of descriptors, as ports come and go.
+  if (result == 0) {
+    result = ::seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1,
+                                SCMP_A0(SCMP_CMP_EQ, scmp_datum_t{0}));
   }
   if (result == 0) result = ::seccomp_load(filter.get());
   if (result != 0) return fail_errno_text(-result, "cannot restrict system calls");

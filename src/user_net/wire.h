@@ -4,6 +4,10 @@
 //   both ways            frames: virtio_net_hdr_v1 and the Ethernet frame, one a message
 //   machine -> network   Control and NameServerMessage, shorter than any frame
 //
+// A second pair of such sockets is for ports that are published while the network runs: the machine
+// sends a PortMessage, with the socket that listens there by SCM_RIGHTS, and the network answers
+// with a Hello.
+//
 // Sequenced packets rather than a stream: one copy less to find the ends of frames, and the end of
 // a process is seen, as it is not with datagrams.
 // The machine's frames are a hostile guest's: the network process trusts no byte of them. The
@@ -48,5 +52,14 @@ struct NameServerMessage {
 };
 static_assert(sizeof(NameServerMessage) < kMinFrame);
 static_assert(sizeof(NameServerMessage) != sizeof(Control));
+
+// One port of the host.
+struct PortMessage {
+  std::uint32_t magic = Hello::kMagic;
+  std::uint16_t publish = 1;  // 0: no longer; no socket comes with it
+  std::uint16_t udp = 0;
+  std::uint16_t host_port = 0, guest_port = 0;
+  std::array<std::uint8_t, 16> host{}, guest{};  // as of HostForward
+};
 
 }  // namespace vmm::user_net

@@ -165,3 +165,16 @@ def wait_jobs_and_cancel(t):
         t.contains(ctl(t, fake, "cancel", code=1).stderr, "JOB is missing")
         t.contains(ctl(t, fake, "job", code=1).stderr, "did you mean 'jobs'?")
         t.contains(ctl(t, fake, "cancell", "1", code=1).stderr, "did you mean 'cancel'?")
+
+
+@test
+def ports_are_asked_for_as_they_are_typed(t):
+    with Fake(t) as fake:
+        ctl(t, fake, "publish", "net0", "tcp::8080-:80", "udp::5353-:53")
+        t.equal((fake.requests[-1]["command"], fake.requests[-1]["arguments"]),
+                ("publish", {"component": "net0", "ports": ["tcp::8080-:80", "udp::5353-:53"]}), "what was asked")
+        ctl(t, fake, "unpublish", "net0", "tcp::8080")
+        t.equal((fake.requests[-1]["command"], fake.requests[-1]["arguments"]),
+                ("unpublish", {"component": "net0", "ports": ["tcp::8080"]}), "what was asked")
+        t.contains(ctl(t, fake, "publish", "net0", code=1).stderr, "PORT... is missing")
+        t.contains(ctl(t, fake, "publish", code=1).stderr, "NET is missing")

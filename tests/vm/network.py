@@ -1,4 +1,7 @@
-"""The network card, by tap and bridge. (That of the user is in debian.py, where DHCP is.)"""
+"""The network card, by tap and bridge, and by a network of kind user. (More of that is in debian.py.)"""
+import json
+import os
+import signal
 import socket
 import threading
 
@@ -155,3 +158,106 @@ def dhcp_of_the_users_network(t):
     for part in ("ip='10.77.0.15'", "router='10.77.0.2'", "dns='10.77.0.3'", "hostname='named'"):
         t.contains(lease, part)
     machine.power_off()
+
+
+# ---- ports of the host
+
+REQUEST = b"GET /x HTTP/1.0\r\n\r\n"
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def serve_a_page(machine):
+    machine.run("ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2; "
+                "mkdir -p /tmp/www; echo content >/tmp/www/x; httpd -p 80 -h /tmp/www")
+
+
+def half_a_request(t, port):
+    """A connection, on which something was asked for and not to the end."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60 * t.patience)
+    connection.sendall(REQUEST[:-2])
+    return connection
+
+
+def answer(connection):
+    try:
+        connection.sendall(REQUEST[-2:])
+        whole = b""
+        while piece := connection.recv(4096):
+            whole += piece
+        return whole
+    except OSError as error:
+        return str(error).encode()
+    finally:
+        connection.close()
+
+
+def is_closed(port):
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
+
+
+@test
+def ports_come_and_go_while_connections_last(t):
+    first, second, third = free_ports(3)
+    machine = t.small("--net", f"user,restrict=on,hostfwd=tcp::{first}-:80", "--net", "unplugged")
+    serve_a_page(machine)
+    before = half_a_request(t, first)
+    machine.ctl("publish", "net0", f"tcp::{second}-:80", f"tcp::{third}-:80")
+    t.equal(machine.ctl("status")["nets"][0]["ports"],
+            [f"tcp:127.0.0.1:{port}-:80" for port in (first, second, third)], "what the status says")
+    t.equal(machine.ctl("status")["nets"][1]["ports"], [], "of the other card")
+    later = half_a_request(t, second)
+    machine.ctl("unpublish", "net0", f"tcp::{first}", f"tcp::{second}")
+    t.true(is_closed(first) and is_closed(second), "they are closed at once")
+    for connection in (before, later, half_a_request(t, third)):
+        t.contains(answer(connection).decode(), "content")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)     # the connection of before is not forgotten yet
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        for words, sentence in (
+                (["publish", "net0", f"tcp::{second}-:80", f"tcp::{first}-:80"], f"cannot publish tcp port {first} of 127.0.0.1: it is taken"),
+                (["publish", "net0", f"tcp::{third}-:81"], "is published already"),
+                (["publish", "net0", "tcp::80"], "is not a forwarded port"),
+                (["publish", "net1", "tcp::1-:80"], "nothing is attached to net1"),
+                (["publish", "net2", "tcp::1-:80"], "no component 'net2': the machine has net0, net1"),
+                (["unpublish", "net0", f"tcp::{second}"], f"tcp:127.0.0.1:{second} is not published")):
+            t.contains(machine.ctl(*words, code=1), sentence)
+        t.true(is_closed(second), "all of a request are published, or none is")
+    machine.power_off()
+
+
+@test
+def ports_last_over_a_reset_and_a_death_and_are_noted(t):
+    first, second = free_ports(2)
+    machine = t.small("--net", f"user,restrict=on,hostfwd=tcp::{first}-:80")
+    machine.ctl("publish", "net0", f"tcp::{second}-:80")
+    machine.ctl("unpublish", "net0", f"tcp::{first}")
+    machine.console.send("reboot -f\n")
+    machine.console.expect("vmm-guest: init up")
+    serve_a_page(machine)
+    t.contains(answer(half_a_request(t, second)).decode(), "content")
+    t.true(is_closed(first), "what was closed stays so")
+    # Its guest is unharmed, and so is the port.
+    network = [pid for pid, name in machine.children().items() if name == "vmm-net"]
+    os.kill(network[0], signal.SIGKILL)
+    t.eventually(lambda: network[0] not in machine.children() and not is_closed(second), 30, "another network process")
+    t.contains(answer(half_a_request(t, second)).decode(), "content")
+    machine.ctl("snapshot", t.path("saved"))
+    with open(t.path("saved/manifest.json")) as manifest:
+        t.equal(json.load(manifest)["attachments"]["net"][0]["hostfwd"], [f"tcp:127.0.0.1:{second}-:80"], "what the snapshot notes")
+    copy = t.restore(t.path("saved"))
+    t.contains(copy.errors(), "published ports and host loopback of net0 (--net)")
+    t.equal(copy.ctl("status")["nets"][0]["ports"], [], "a copy has none of itself")
+    for ended in (copy, machine):
+        ended.power_off()
+    t.true(not host.machine_processes(), "nothing is left")

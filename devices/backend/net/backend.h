@@ -8,9 +8,9 @@
 // Every frame starts with a virtio_net_hdr_v1 (virtio 1.2, 5.1.6), so that checksums and
 // segmentation are left to whoever does them best. No frame is copied on its way.
 //
-// start(), stop() and set_active_pairs() are called while no thread sends or receives on the pairs
-// concerned; send() and receive() by one thread a pair, which waits with edge-triggered epoll on
-// fd(pair).
+// start(), stop(), set_active_pairs() and PortChange::make() are called while no thread sends or
+// receives on the pairs concerned; send() and receive() by one thread a pair, which waits with
+// edge-triggered epoll on fd(pair).
 #pragma once
 
 #include <sys/uio.h>
@@ -18,10 +18,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "src/base/result.h"
+#include "src/user_net/config.h"
 #include "src/user_net/virtio_net.h"
 
 namespace vmm::net {
@@ -51,6 +55,14 @@ struct ReceiveResult {
 
 // A list of buffers that hold one frame, between kMinFrame and kMaxFrame bytes.
 using Frame = std::span<const iovec>;
+
+// Which ports of the host reach the guest, as prepare_ports() prepared it.
+class PortChange {
+ public:
+  virtual ~PortChange() = default;
+  // Once. On an error they are as they were.
+  virtual Result<void> make() = 0;
+};
 
 class NetBackend {
  public:
@@ -83,6 +95,15 @@ class NetBackend {
   // when it can be read; -1: none.
   virtual int notice_fd() const { return -1; }
   virtual void take_notice() {}
+
+  // Ports of the host that reach the guest, as they are written in options. By the thread that
+  // makes changes of them.
+  virtual std::vector<std::string> ports() const { return {}; }
+  // These and no others. Opens those that are new, beside all else.
+  virtual Result<std::unique_ptr<PortChange>> prepare_ports(
+      const std::vector<user_net::HostForward>& /*wanted*/) {
+    return fail("this network publishes no ports");
+  }
 
   // After the other side went: how long to wait before reopen(); nothing when it is gone for good.
   virtual std::optional<std::chrono::milliseconds> retry_delay() { return std::nullopt; }

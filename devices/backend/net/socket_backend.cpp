@@ -24,19 +24,6 @@ static_assert(kHeaderSize == user_net::kHeaderSize && kMinFrame == user_net::kMi
 constexpr int kSocketBuffer = 512 << 10;
 constexpr auto kControlPatience = std::chrono::seconds(2);
 
-// False when nothing came in time.
-bool wait_for(int fd, short events, std::chrono::milliseconds patience) {
-  const auto deadline = std::chrono::steady_clock::now() + patience;
-  for (;;) {
-    const auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    pollfd entry{fd, events, 0};
-    const int n = ::poll(&entry, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
-    if (n > 0) return true;
-    if (n == 0 || errno != EINTR) return false;
-  }
-}
-
 }  // namespace
 
 SocketBackend::SocketBackend(UniqueFd socket) { adopt(std::move(socket)); }
@@ -48,6 +35,18 @@ void SocketBackend::adopt(UniqueFd socket) {
   (void)::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof kSocketBuffer);
   const int flags = ::fcntl(socket_.get(), F_GETFL);
   (void)::fcntl(socket_.get(), F_SETFL, flags | O_NONBLOCK);
+}
+
+bool SocketBackend::wait_for(int fd, short events, std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    pollfd entry{fd, events, 0};
+    const int n = ::poll(&entry, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
+    if (n > 0) return true;
+    if (n == 0 || errno != EINTR) return false;
+  }
 }
 
 Result<std::unique_ptr<SocketBackend>> SocketBackend::connect(const std::string& path) {

@@ -45,6 +45,8 @@ class SocketBackend : public NetBackend {
  protected:
   // The other side is gone; called once.
   virtual void closed() {}
+  // False when nothing came in time.
+  static bool wait_for(int fd, short events, std::chrono::milliseconds patience);
   // Goes on with another socket, whose Hello is yet to come.
   void adopt(UniqueFd socket);
   // Waits a little where the other side is slow.

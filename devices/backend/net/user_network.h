@@ -5,6 +5,9 @@
 //   ...                                             // the process sets itself up meanwhile
 //   TRY(network->wait_ready());                     // "cannot publish tcp port 8080 of ...: ..."
 //
+// The process may not listen anew: ports that are published while it runs are opened here, and
+// their sockets handed over.
+//
 // A process that dies is replaced by reopen(), with the same ports published; its connections are
 // lost. A guest can bring it down again and again, so the wait before doubles each time.
 #pragma once
@@ -15,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "devices/backend/net/name_servers.h"
 #include "devices/backend/net/socket_backend.h"
@@ -34,6 +38,10 @@ class UserNetwork : public SocketBackend {
   int notice_fd() const override { return names_.fd(); }
   void take_notice() override;
 
+  std::vector<std::string> ports() const override;
+  Result<std::unique_ptr<PortChange>> prepare_ports(
+      const std::vector<user_net::HostForward>& wanted) override;
+
   pid_t process() const { return process_ ? process_->id() : 0; }
 
   static constexpr auto kFirstRetry = std::chrono::milliseconds(100);
@@ -46,17 +54,22 @@ class UserNetwork : public SocketBackend {
   static Result<std::string> find_program();
 
  private:
+  class OpenPorts;
   struct Started {
-    UniqueFd socket;
+    UniqueFd socket, ports;
     Child process;
   };
   static Result<Started> start_process(const user_net::Config& config);
   UserNetwork(user_net::Config config, const std::string& resolv_conf, Started started);
   Result<void> tell_names() const;
   void closed() override;
+  // Asks the process; its error, and `gone` when there is none that answers.
+  enum class Asked : std::uint8_t { done, gone };
+  Result<Asked> ask(const user_net::HostForward& port, int socket) const;
 
-  const user_net::Config config_;
+  user_net::Config config_;
   NameServers names_;
+  UniqueFd ports_;                // requests for the process
   std::optional<Child> process_;  // empty: it has ended
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::chrono::milliseconds next_retry_ = kFirstRetry;

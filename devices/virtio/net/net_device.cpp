@@ -78,7 +78,9 @@ NetDevice::NetDevice(Parts parts, const GuestMemory& memory)
       current_mac_(parts_.mac),
       link_up_(parts_.link),
       has_vhost_(parts_.vhost != nullptr),
-      hides_ecn_(!parts_.link) {}
+      hides_ecn_(!parts_.link) {
+  note_ports();
+}
 
 NetDevice::~NetDevice() { (void)deactivate(); }
 
@@ -101,6 +103,17 @@ NamedValues NetDevice::metrics() {
   return {{"rx_packets", s.rx_packets}, {"rx_bytes", s.rx_bytes}, {"rx_dropped", s.rx_dropped},
           {"tx_packets", s.tx_packets}, {"tx_bytes", s.tx_bytes}, {"tx_dropped", s.tx_dropped},
           {"vhost", s.vhost},           {"link_up", s.link_up}};
+}
+
+NamedValues NetDevice::status() const {
+  std::lock_guard lock(ports_mutex_);
+  return {{"mac", parts_.mac.text()}, {"ports", ports_}};
+}
+
+void NetDevice::note_ports() {
+  auto ports = parts_.backend->ports();
+  std::lock_guard lock(ports_mutex_);
+  ports_ = std::move(ports);
 }
 
 std::uint64_t NetDevice::features() const {
@@ -177,7 +190,29 @@ Result<void> NetDevice::exchange(std::unique_ptr<net::NetBackend>& backend,
   std::swap(parts_.vhost, vhost);
   has_vhost_ = parts_.vhost != nullptr;
   if (link_up_.exchange(link) != link) tells_link_ = true;
+  note_ports();
   return {};
+}
+
+class NetDevice::PortExchange : public SlotChange {
+ public:
+  PortExchange(NetDevice& device, std::unique_ptr<net::PortChange> change)
+      : device_(device), change_(std::move(change)) {}
+
+ private:
+  Result<void> do_make() override {
+    TRY(change_->make());
+    device_.note_ports();
+    return {};
+  }
+
+  NetDevice& device_;
+  const std::unique_ptr<net::PortChange> change_;
+};
+
+Result<std::unique_ptr<SlotChange>> NetDevice::prepare_ports(const NetConfig& config) {
+  return std::make_unique<PortExchange>(*this,
+                                        TRY(parts_.backend->prepare_ports(config.user.forwards)));
 }
 
 std::vector<std::uint16_t> NetDevice::queue_sizes() const {

@@ -59,6 +59,8 @@ class NetDevice : public Device {
   // What its cable leads to, or (unplugged) that it leads nowhere; beside the device's work. Waits
   // until a network's process is set up, or says why it is not.
   Result<std::unique_ptr<SlotChange>> prepare(const NetConfig& config);
+  // The same network with these ports of the host published, and no others; beside as well.
+  Result<std::unique_ptr<SlotChange>> prepare_ports(const NetConfig& config);
 
   const net::MacAddress& mac() const { return parts_.mac; }
   NetStatistics statistics() const;
@@ -74,7 +76,7 @@ class NetDevice : public Device {
   Result<void> restore(state::Sections& sections, std::string_view name) override;
   Result<void> wait_ready() override { return parts_.backend->wait_ready(); }
   NamedValues metrics() override;
-  NamedValues status() const override { return {{"mac", parts_.mac.text()}}; }
+  NamedValues status() const override;
   std::string_view feature_advice() const override {
     return ": it was connected to a network of another kind, such as a tap; --net with that kind, "
            "or unplugged for a card without a link, restores it";
@@ -88,6 +90,7 @@ class NetDevice : public Device {
   };
 
   class Exchange;
+  class PortExchange;
   std::uint64_t features_with(const net::NetBackend& backend, const net::VhostNet* vhost) const;
   Result<void> check_exchange(const net::NetBackend& backend, const net::VhostNet* vhost,
                               std::uint64_t features) const;
@@ -116,8 +119,12 @@ class NetDevice : public Device {
   Parts parts_;
   const GuestMemory& memory_;
 
+  void note_ports();
+
   mutable std::mutex mac_mutex_;
   net::MacAddress current_mac_;  // guarded by mac_mutex_: the guest may change it
+  mutable std::mutex ports_mutex_;
+  std::vector<std::string> ports_;  // guarded by ports_mutex_: of the backend, for status()
   std::atomic<bool> link_up_;
   std::atomic<bool> has_vhost_;
   // The next activation tells the driver to look at its link: it changed, or the driver is a

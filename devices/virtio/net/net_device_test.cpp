@@ -11,6 +11,7 @@
 
 #include "devices/backend/net/socket_backend.h"
 #include "devices/virtio/device_suite_test.h"
+#include "src/base/json.h"
 #include "src/user_net/virtio_net.h"
 #include "src/user_net/wire.h"
 #include "tests/support/virtio_driver.h"
@@ -623,6 +624,60 @@ TEST(UnpluggedNet, HasNoLinkAndTellsARestoredDriver) {
   ASSERT_TRUE(net.activate(std::move(activation)));
   EXPECT_TRUE(interrupts.wait_config_changed()) << "a restored driver saw a link before";
   (void)net.deactivate();
+}
+
+// A network that is no more than its ports.
+class PortsBackend : public net::SocketBackend {
+ public:
+  using SocketBackend::SocketBackend;
+  std::vector<std::string> ports() const override { return ports_; }
+  Result<std::unique_ptr<net::PortChange>> prepare_ports(
+      const std::vector<user_net::HostForward>& wanted) override {
+    struct Change : net::PortChange {
+      Change(PortsBackend& backend, std::vector<std::string> ports)
+          : backend_(backend), ports_(std::move(ports)) {}
+      Result<void> make() override {
+        if (ports_.empty()) return fail("one is needed");
+        backend_.ports_ = ports_;
+        return {};
+      }
+      PortsBackend& backend_;
+      std::vector<std::string> ports_;
+    };
+    std::vector<std::string> texts;
+    for (const auto& port : wanted) texts.push_back(port.text());
+    return std::make_unique<Change>(*this, std::move(texts));
+  }
+
+ private:
+  std::vector<std::string> ports_;
+};
+
+TEST_F(NetDeviceTest, PortsChangeAndItsStatusHasThem) {
+  SetUpOver<PortsBackend>();
+  activate();
+  const auto ports = [&] { return to_json_text(device_->status()); };
+  EXPECT_EQ(ports(), R"({"mac":"52:54:00:12:34:56","ports":[]})");
+  auto config = parse_net_config("user,hostfwd=tcp::8080-:80").value();
+  auto change = device_->prepare_ports(config);
+  ASSERT_TRUE(change);
+  EXPECT_EQ(ports(), R"({"mac":"52:54:00:12:34:56","ports":[]})") << "not yet";
+  auto queues = device_->suspend();
+  EXPECT_TRUE((*change)->make());
+  EXPECT_EQ(ports(), R"({"mac":"52:54:00:12:34:56","ports":["tcp:127.0.0.1:8080-:80"]})");
+  config.user.forwards.clear();
+  change = device_->prepare_ports(config);
+  ASSERT_TRUE(change);
+  EXPECT_FALSE((*change)->make());
+  EXPECT_EQ(ports(), R"({"mac":"52:54:00:12:34:56","ports":["tcp:127.0.0.1:8080-:80"]})");
+  ASSERT_TRUE(device_->activate(
+      resumption(std::move(queues), kBase, {&rx_, &tx_, &control_}, interrupts_)));
+}
+
+TEST_F(NetDeviceTest, OtherNetworksPublishNoPorts) {
+  const auto change = device_->prepare_ports(parse_net_config("user").value());
+  ASSERT_FALSE(change);
+  EXPECT_EQ(change.error().message(), "this network publishes no ports");
 }
 
 // A card without a link, and a network process that listens at a path.

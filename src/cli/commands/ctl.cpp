@@ -14,6 +14,7 @@
 #include "src/cli/commands/subcommand.h"
 #include "src/cli/config/given_machine.h"
 #include "src/protocol/control_v1.h"
+#include "src/user_net/config.h"
 
 namespace vmm::cli {
 namespace {
@@ -30,6 +31,7 @@ struct Words {
 };
 
 constexpr std::uint64_t kMostForks = 1000;
+constexpr std::size_t kMostPorts = 1 + user_net::kMostPublished;  // and their network
 
 Result<int> ask(const std::string& socket, const protocol::RequestV1& request) {
   const auto result = TRY(protocol::call(socket, request));
@@ -143,11 +145,19 @@ Result<int> working_set(const Words& words) {
   return print(ask_once(words.names[0], protocol::WorkingSet{}));
 }
 
+template <typename T>
+Result<int> change_ports(const Words& words) {
+  T request;
+  request.component = words.names[1];
+  request.ports.assign(words.names.begin() + 2, words.names.end());
+  return print(ask_once(words.names[0], request));
+}
+
 constexpr char kStatus[] = "status", kMetrics[] = "metrics", kPause[] = "pause",
                kResume[] = "resume", kPowerButton[] = "power-button", kStop[] = "stop",
                kBalloon[] = "balloon";
 
-constexpr std::array<Subcommand<Words>, 18> kSubcommands = {{
+constexpr std::array<Subcommand<Words>, 20> kSubcommands = {{
     {kStatus, "", "what it is and does, as JSON", 0, 0, nullptr, &ask_plainly<kStatus>},
     {kMetrics, "", "exits, input and output, memory, as JSON", 0, 0, nullptr,
      &ask_plainly<kMetrics>},
@@ -177,6 +187,13 @@ constexpr std::array<Subcommand<Words>, 18> kSubcommands = {{
      &attach<protocol::Replace>},
     {"resize", "COMPONENT SIZE", "enlarge the disk in a slot, for its guest as well", 2, 2, nullptr,
      &resize},
+    {"publish", "NET PORT...",
+     "let ports of the host reach the guest, by a network of kind user: net0 `tcp::8080-:80`, as "
+     "hostfwd of --net; connections through others go on",
+     2, kMostPorts, nullptr, &change_ports<protocol::Publish>},
+    {"unpublish", "NET PORT...",
+     "close ports of the host: net0 `tcp::8080`; connections that came through them go on", 2,
+     kMostPorts, nullptr, &change_ports<protocol::Unpublish>},
     {"jobs", "", "what it is busy with, and how far that is, as JSON", 0, 0, nullptr, &jobs},
     {"cancel", "JOB", "end a job; what it made is removed", 1, 1, nullptr, &cancel},
     {"wait", "[JOB]",

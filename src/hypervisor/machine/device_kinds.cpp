@@ -63,6 +63,49 @@ constexpr DeviceKind::Slots kDiskSlots = {
 
 using Change = Result<std::unique_ptr<virtio::SlotChange>>;
 
+Result<void> check_publishes(const virtio::NetConfig& net, std::size_t index) {
+  if (net.kind == virtio::NetKind::user) return {};
+  return fail("net{} is not a network of kind user: only these publish ports", index);
+}
+
+// The network with that port as well.
+Result<void> publish(virtio::NetConfig& net, const std::string& words) {
+  const auto port = TRY(user_net::HostForward::parse(words));
+  for (const auto& other : net.user.forwards) {
+    if (port.overlaps(other)) {
+      return fail("{} is published already, as {}", port.host_end_text(), other.text());
+    }
+  }
+  net.user.forwards.push_back(port);
+  return net.user.check();
+}
+
+constexpr DeviceKind::Slots::Ports kNetPorts = {
+    .publish = [](MachineConfig& config, std::size_t index,
+                  const std::vector<std::string>& ports) -> Result<void> {
+      TRY(check_publishes(config.nets[index], index));
+      auto net = config.nets[index];
+      for (const auto& words : ports) TRY(publish(net, words));
+      config.nets[index] = std::move(net);
+      return {};
+    },
+    .unpublish = [](MachineConfig& config, std::size_t index,
+                    const std::vector<std::string>& ports) -> Result<void> {
+      TRY(check_publishes(config.nets[index], index));
+      auto left = config.nets[index].user.forwards;
+      for (const auto& words : ports) {
+        const auto host_end = TRY(user_net::HostForward::parse_host_end(words));
+        left = TRY(user_net::without(std::move(left), host_end));
+      }
+      config.nets[index].user.forwards = std::move(left);
+      return {};
+    },
+    .prepare = [](const MachineConfig& config, std::size_t index,
+                  virtio::Device& device) -> Change {
+      return static_cast<virtio::NetDevice&>(device).prepare_ports(config.nets[index]);
+    },
+};
+
 constexpr DeviceKind::Slots kNetSlots = {
     .how_to_be_one = "",
     .state =
@@ -76,11 +119,10 @@ constexpr DeviceKind::Slots kNetSlots = {
           TRY(spec::component_of<virtio::NetConfig>(attachment, virtio::parse_net_config));
       auto& net = config.nets[index];
       for (const auto& forward : given.user.forwards) {
-        const auto is_the_same = [&](const user_net::HostForward& other) {
-          return other.protocol == forward.protocol && other.host == forward.host &&
-                 other.host_port == forward.host_port;
+        const auto has_it = [&](const user_net::HostForward& other) {
+          return other.overlaps(forward);
         };
-        if (std::ranges::none_of(net.user.forwards, is_the_same)) continue;
+        if (std::ranges::none_of(net.user.forwards, has_it)) continue;
         return fail("the card's network has the port of {} already: detach it first",
                     forward.text());
       }
@@ -94,6 +136,7 @@ constexpr DeviceKind::Slots kNetSlots = {
                 std::size_t index) { config.nets[index] = virtio::unplug(config.nets[index]); },
     .prepare = [](const MachineConfig& config, std::size_t index, virtio::Device& device)
         -> Change { return static_cast<virtio::NetDevice&>(device).prepare(config.nets[index]); },
+    .ports = &kNetPorts,
 };
 
 constexpr DeviceKind::Slots kVsockSlots = {

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "devices/virtio/device.h"
 #include "devices/virtio/slot.h"
@@ -63,6 +64,20 @@ struct DeviceKind {
                                                                   std::size_t index,
                                                                   virtio::Device& device,
                                                                   std::uint64_t size) = nullptr;
+    // Ports of the host that reach the guest, in the words of the option. Null: it has none.
+    struct Ports {
+      // What the configuration says with them, or without; nothing is opened. As publish() has
+      // them, and unpublish() the host's end of each.
+      Result<void> (*publish)(MachineConfig& config, std::size_t index,
+                              const std::vector<std::string>& ports);
+      Result<void> (*unpublish)(MachineConfig& config, std::size_t index,
+                                const std::vector<std::string>& ports);
+      // Opens those that the configuration says.
+      Result<std::unique_ptr<virtio::SlotChange>> (*prepare)(const MachineConfig& config,
+                                                             std::size_t index,
+                                                             virtio::Device& device);
+    };
+    const Ports* ports = nullptr;
   };
   const Slots* slots = nullptr;  // null: none
 };

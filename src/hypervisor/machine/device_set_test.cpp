@@ -85,7 +85,7 @@ TEST_F(DeviceSetTest, OneOfEachKind) {
   EXPECT_EQ(to_json_text(set_->status()),
             fmt::format(R"({{"disks":[{{"path":"{}","read_only":true}},)"
                         R"({{"path":"root","read_only":true}}],)"
-                        R"("nets":[{{"mac":"52:54:00:12:34:56"}}],)"
+                        R"("nets":[{{"mac":"52:54:00:12:34:56","ports":[]}}],)"
                         R"("vsock":{{"cid":42,"path":"{}/vsock"}}}})",
                         path, folder_));
   const std::string block =

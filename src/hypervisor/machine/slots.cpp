@@ -31,6 +31,10 @@ Result<Component> slot_in(const MachineConfig& config, const std::string& name) 
   return *found;
 }
 
+bool is_of_ports(const SlotRequest& request) {
+  return request.what == What::publish || request.what == What::unpublish;
+}
+
 Result<void> check(const SlotRequest& request, State state, const DeviceKind::Slots& slots) {
   if (state == State::fixed) {
     return fail("{} is not a slot, and stays as it is: {}", request.component, slots.how_to_be_one);
@@ -43,6 +47,9 @@ Result<void> check(const SlotRequest& request, State state, const DeviceKind::Sl
   }
   if (request.what == What::resize && slots.prepare_resize == nullptr) {
     return fail("{} has no size", request.component);
+  }
+  if (is_of_ports(request) && slots.ports == nullptr) {
+    return fail("{} is not a network: no port is published", request.component);
   }
   return {};
 }
@@ -75,6 +82,10 @@ Result<void> apply(const SlotRequest& request, MachineConfig& config) {
       break;
     case What::resize:
       break;
+    case What::publish:
+      return kind->slots->ports->publish(config, index, request.ports);
+    case What::unpublish:
+      return kind->slots->ports->unpublish(config, index, request.ports);
   }
   return {};
 }
@@ -88,6 +99,7 @@ Result<std::unique_ptr<virtio::SlotChange>> prepare(const SlotRequest& request,
   if (request.what == What::resize) {
     return kind->slots->prepare_resize(config, index, *device, request.size);
   }
+  if (is_of_ports(request)) return kind->slots->ports->prepare(config, index, *device);
   return kind->slots->prepare(config, index, *device);
 }
 

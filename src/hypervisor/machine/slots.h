@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "devices/virtio/slot.h"
 #include "src/base/result.h"
@@ -23,11 +24,13 @@
 namespace vmm {
 
 struct SlotRequest {
-  enum class What : std::uint8_t { attach, replace, detach, resize };
+  enum class What : std::uint8_t { attach, replace, detach, resize, publish, unpublish };
   What what = What::attach;
   std::string component;   // "blk1"
   spec::Value attachment;  // attach and replace: an object, or the words of the option
   std::uint64_t size = 0;  // resize: bytes
+  // publish: in the words of the option; unpublish: the host's end of each.
+  std::vector<std::string> ports = {};
 };
 
 // Of a request, in JSON.

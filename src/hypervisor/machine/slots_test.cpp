@@ -75,6 +75,67 @@ TEST(Slots, CardsAndVsockAreSlots) {
   EXPECT_EQ(config, before);
 }
 
+SlotRequest of_ports(What what, std::vector<std::string> ports, std::string component = "net0") {
+  return {
+      .what = what, .component = std::move(component), .attachment = {}, .ports = std::move(ports)};
+}
+
+TEST(Slots, PortsOfANetworkComeAndGo) {
+  MachineConfig config;
+  config.nets.push_back(virtio::parse_net_config("user,hostfwd=tcp::8080-:80").value());
+  const auto before = config;
+  ASSERT_TRUE(apply(of_ports(What::publish, {"tcp::9000-9009-:1000-1009", "udp::53-:53"}), config));
+  EXPECT_EQ(config.nets[0].user.forwards.size(), 3u);
+  ASSERT_TRUE(
+      apply(of_ports(What::unpublish, {"udp::53", "tcp::9000-9004", "tcp::9005-9009"}), config));
+  EXPECT_EQ(config, before);
+}
+
+TEST(Slots, RefusedPortsAreNamedAndChangeNothing) {
+  MachineConfig before;
+  before.nets.push_back(virtio::parse_net_config("user,hostfwd=tcp::8080-8089-:80-89").value());
+  before.nets.push_back(virtio::parse_net_config("tap=t0").value());
+  before.nets.push_back(virtio::parse_net_config("unplugged").value());
+  before.disks = {{.slot_size = 1u << 30, .read_only = true}};
+  before.disks[0].path = "x";
+  const std::pair<SlotRequest, const char*> cases[] = {
+      {of_ports(What::publish, {"tcp::8000-:80", "tcp::8085-:80"}),
+       "tcp:127.0.0.1:8085 is published already, as tcp:127.0.0.1:8080-8089-:80-89"},
+      {of_ports(What::publish, {"tcp::7000-:80", "tcp::7000-:81"}),
+       "tcp:127.0.0.1:7000 is published already, as tcp:127.0.0.1:7000-:80"},
+      {of_ports(What::publish, {"8080"}),
+       "'8080' is not a forwarded port: tcp:[ADDRESS]:PORT-[ADDRESS]:PORT is, such as "
+       "tcp::8080-:80, tcp::8000-8010-:8000-8010 or tcp:[::1]:8080-:80"},
+      {of_ports(What::publish, {"tcp::20000-21014-:20000-21014"}),
+       "1025 forwarded ports: expected at most 1024"},
+      {of_ports(What::publish, {"tcp::9000-10.9.0.1:80"}),
+       "forwarded port 'tcp:127.0.0.1:9000-10.9.0.1:80': 10.9.0.1 is outside of the network "
+       "10.0.2.0/24"},
+      {of_ports(What::unpublish, {"tcp::8080", "tcp::8090"}),
+       "tcp:127.0.0.1:8090 is not published"},
+      {of_ports(What::unpublish, {"udp::8080"}), "udp:127.0.0.1:8080 is not published"},
+      {of_ports(What::unpublish, {"tcp::8080-:80"}),
+       "'tcp::8080-:80' is not a port of the host: tcp:[ADDRESS]:PORT is, such as tcp::8080, "
+       "tcp::8000-8010 or tcp:[::1]:8080"},
+      {of_ports(What::publish, {"tcp::1-:1"}, "net1"),
+       "net1 is not a network of kind user: only these publish ports"},
+      {of_ports(What::unpublish, {"tcp::1"}, "net1"),
+       "net1 is not a network of kind user: only these publish ports"},
+      {of_ports(What::publish, {"tcp::1-:1"}, "net2"), "nothing is attached to net2"},
+      {of_ports(What::publish, {"tcp::1-:1"}, "net3"),
+       "no component 'net3': the machine has blk0, net0, net1, net2"},
+      {of_ports(What::publish, {"tcp::1-:1"}, "blk0"),
+       "blk0 is not a network: no port is published"},
+  };
+  for (const auto& [request, message] : cases) {
+    auto config = before;
+    const auto applied = apply(request, config);
+    ASSERT_FALSE(applied) << message;
+    EXPECT_EQ(applied.error().message(), message);
+    EXPECT_EQ(config, before) << message;
+  }
+}
+
 // It would be told that another process uses it, which is this one.
 TEST(Slots, WhatIsThereAlreadyIsDetachedFirst) {
   auto config = machine();

@@ -24,6 +24,11 @@ Result<SlotRequest> resize_in(const protocol::Resize& command) {
                      .size = TRY(parse_size(command.size))};
 }
 
+SlotRequest request_in(const protocol::WithPorts& command, What what) {
+  return SlotRequest{
+      .what = what, .component = command.component, .attachment = {}, .ports = command.ports};
+}
+
 }  // namespace
 
 struct Session::SlotWork {
@@ -43,6 +48,10 @@ bool Session::serve_slots(const protocol::Command& command, const ControlServer:
                 answer);
   } else if (const auto* resize = std::get_if<protocol::Resize>(&command)) {
     change_slot(resize_in(*resize), answer);
+  } else if (const auto* publish = std::get_if<protocol::Publish>(&command)) {
+    change_slot(request_in(*publish, What::publish), answer);
+  } else if (const auto* unpublish = std::get_if<protocol::Unpublish>(&command)) {
+    change_slot(request_in(*unpublish, What::unpublish), answer);
   } else {
     return false;
   }
