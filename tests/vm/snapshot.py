@@ -697,7 +697,9 @@ def resumed_as_the_same_machine(t):
     result = subprocess.run([t.images.vmm, "--resume", t.path("live"), "--control", t.path("c"), "--serial", "none"], text=True,
                             capture_output=True, stdin=subprocess.DEVNULL)
     t.equal(result.returncode, 1, result.stderr)
-    t.contains(result.stderr, "in use")
+    for held in (f"'{disk}'", f"'{image}'", f"'{t.path('vsock')}'", f"port {port} of 127.0.0.1: it is taken"):
+        t.contains(result.stderr, held)     # all in one message
+    t.equal(result.stderr.count("\n"), 1, result.stderr)
     machine.ctl("snapshot", saved, "--stop")
     machine.ends(0)
     again = t.resume(saved)

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "src/base/errors.h"
 #include "src/hypervisor/machine/device_kinds.h"
 
 namespace vmm {
@@ -20,24 +21,29 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const MachineConfig& config
                                                      const MemoryRange& pci_window) {
   std::unique_ptr<DeviceSet> set(new DeviceSet(context, pci_window));
   const DeviceResources resources{context.memory, context.loop};
+  Errors errors;  // of all of them: who frees what one is in need of frees the rest as well
   for (const auto& kind : device_kinds()) {
     for (std::size_t i = 0; i < kind.count(config); ++i) {
       const auto name = name_of(kind, i);
-      TRY(set->add(kind, name, TRY(kind.make(config, i, name, resources))));
+      auto device = kind.make(config, i, name, resources);
+      if (errors.add(device)) TRY(set->add(kind, name, std::move(*device)));
     }
   }
-  return set;
+  if (errors.empty()) return set;
+  // With what only a network's process can tell, such as a port that is taken.
+  (void)errors.add(set->wait_ready());
+  return std::unexpected(errors.result().error());
 }
 
 DeviceSet::~DeviceSet() { stop(); }
 
 Result<void> DeviceSet::wait_ready() {
+  Errors errors;
   for (const auto& entry : entries_) {
-    if (const auto ready = entry.device->wait_ready(); !ready) {
-      return fail("{}: {}", entry.name, ready.error().message());
-    }
+    const auto ready = entry.device->wait_ready();
+    if (!ready) errors.add(Error(fmt::format("{}: {}", entry.name, ready.error().message())));
   }
-  return {};
+  return errors.result();
 }
 
 void DeviceSet::stop() {

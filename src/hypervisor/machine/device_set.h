@@ -33,7 +33,8 @@ struct DeviceKind;
 
 class DeviceSet {
  public:
-  // Opens the backends: errors are sentences about files, taps and sockets.
+  // Opens the backends: errors are sentences about files, taps and sockets, of all that do not
+  // open.
   static Result<std::unique_ptr<DeviceSet>> create(const MachineConfig& config,
                                                    const DeviceContext& context,
                                                    const MemoryRange& pci_window);

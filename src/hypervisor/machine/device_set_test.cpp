@@ -35,9 +35,10 @@ class DeviceSetTest : public ::testing::Test {
     set_.reset();
     std::filesystem::remove_all(folder_);
   }
+  DeviceContext context() { return {*memory_, messages_, doorbells_, io_->loop()}; }
+  static MemoryRange window() { return {GuestAddress{0xc000'0000}, 1u << 28}; }
   void create(const MachineConfig& config) {
-    auto set = DeviceSet::create(config, {*memory_, messages_, doorbells_, io_->loop()},
-                                 {GuestAddress{0xc000'0000}, 1u << 28});
+    auto set = DeviceSet::create(config, context(), window());
     ASSERT_TRUE(set) << set.error().message();
     set_ = std::move(*set);
   }
@@ -144,6 +145,23 @@ TEST_F(DeviceSetTest, AChangeIsNoHang) {
   Change change(*waits);
   EXPECT_TRUE(set_->change("blk0", change));
   EXPECT_TRUE(change.is_made());
+}
+
+// Who frees one of them is not told of the next then.
+TEST_F(DeviceSetTest, AllThatDoesNotOpenIsSaid) {
+  auto config = bare();
+  config.disks = {{.path = "/no/such/file"}, {.slot_size = 1u << 20}, {.path = "/no/such/other"}};
+  config.nets.push_back(virtio::parse_net_config("tap=no-such-tap").value());
+  config.vsock = virtio::VsockConfig{.path = "/no/such/folder/vsock"};
+  const auto made = DeviceSet::create(config, context(), window());
+  ASSERT_FALSE(made);
+  const auto& text = made.error().message();
+  std::size_t at = 0;
+  for (const char* part : {"/no/such/file", "; ", "/no/such/other", "; ", "no-such-tap", "; ",
+                           "/no/such/folder/vsock"}) {
+    at = text.find(part, at);
+    EXPECT_NE(at, std::string::npos) << part << " in: " << text;
+  }
 }
 
 TEST_F(DeviceSetTest, TheTargetReachesTheDevice) {

@@ -8,6 +8,7 @@
 
 #include "devices/backend/disk/disk.h"
 #include "src/base/caught.h"
+#include "src/base/errors.h"
 #include "src/base/log.h"
 #include "src/base/own_code.h"
 #include "src/hypervisor/session/report.h"
@@ -64,26 +65,43 @@ Result<void> Session::open() {
       start_.texts_of ? TRY(start_.texts_of(named_)) : snapshot::MachineTexts(), boot_);
   jobs_ = std::make_unique<Jobs>(*loop_, [this](const auto& event) { publish(event); });
   TRY(watch_signals());
+  // All that somebody else has in use is said at once.
+  Errors errors;
   if (!config_.control.empty()) {
-    control_ = TRY(ControlServer::create(
+    auto control = ControlServer::create(
         config_.control, *loop_,
         [this](const protocol::Command& command, unsigned version,
-               const ControlServer::Answer& answer) { serve(command, version, answer); }));
-    note_socket(config_.control);
+               const ControlServer::Answer& answer) { serve(command, version, answer); });
+    if (errors.add(control)) {
+      control_ = std::move(*control);
+      note_socket(config_.control);
+    }
   }
   // Machines come and go when the guest reboots; the console stays.
-  console_ =
-      TRY(chardev::open_chardev(config_.serial, *loop_,
-                                {.power_button = [this] { ask_to_stop("the console"); },
-                                 .quit = [this] { finish(kExitKilled, "ended by the console"); }}));
-  if (config_.serial.kind == chardev::Kind::socket) note_socket(config_.serial.path);
+  auto console =
+      chardev::open_chardev(config_.serial, *loop_,
+                            {.power_button = [this] { ask_to_stop("the console"); },
+                             .quit = [this] { finish(kExitKilled, "ended by the console"); }});
+  if (errors.add(console)) {
+    console_ = std::move(*console);
+    if (config_.serial.kind == chardev::Kind::socket) note_socket(config_.serial.path);
+  }
   // What a guest wrote is there when it reboots.
   for (auto& disk : config_.disks) {
     if (!disk.scratch) continue;
-    disk_files_.push_back(TRY(disk::open_scratch(disk)));
+    auto file = disk::open_scratch(disk);
+    if (!errors.add(file)) return errors.result();  // nobody opens what is on it
+    disk_files_.push_back(std::move(*file));
     if (!disk.layer.empty()) made_.push_back(disk.layer);
   }
-  return create_machine();
+  // An archive is not unpacked in vain.
+  if (!errors.empty() && start_.snapshot && !start_.snapshot->is_directory()) {
+    return errors.result();
+  }
+  const auto created = create_machine();
+  if (errors.empty()) return created;
+  if (errors.add(created)) (void)errors.add(machine_->devices().wait_ready());
+  return errors.result();
 }
 
 Machine::Environment Session::environment() {
