@@ -17,9 +17,14 @@ class Waits {
  public:
   using Clock = std::chrono::steady_clock;
 
+  virtual ~Waits() = default;
+
   class Scope {
    public:
-    Scope(Waits& waits, std::string what) : waits_(waits) { waits_.set(std::move(what)); }
+    Scope(Waits& waits, const std::string& what) : waits_(waits) {
+      waits_.set(what);
+      waits_.begun(what);
+    }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
     ~Scope() { waits_.set({}); }
@@ -35,6 +40,8 @@ class Waits {
   }
 
  private:
+  // By the thread that waits from now on. A test may hang here.
+  virtual void begun(const std::string& /*what*/) {}
   void set(std::string what) {
     std::lock_guard lock(mutex_);
     what_ = std::move(what);

@@ -113,7 +113,7 @@ Machine::Environment Session::environment() {
                   if (generation == generation_) on_end(how, text);
                 });
               },
-          .waits = waits_};
+          .waits = start_.waits};
 }
 
 Result<void> Session::create_machine() {
@@ -125,6 +125,7 @@ Result<void> Session::create_machine() {
                                : snapshot::BootFiles();
     machine_ = TRY(Machine::create(config_, environment()));
     boot_ = TRY(std::move(boot));
+    note_device_sockets({});
     return {};
   }
   for (auto& file : TRY(snapshot->unpack_disks())) disk_files_.push_back(std::move(file));
@@ -380,6 +381,7 @@ void Session::start_again(Result<void> made) {
   };
   making_ = rebooting_ = false;
   if (!made) return failed(made.error());
+  note_device_sockets({});  // another file of the same name
   if (finished_) return go_on();
   ++held_;
   told_paused_ = false;
@@ -457,7 +459,7 @@ void Session::watch_for_hangs() {
 }
 
 void Session::look_for_hangs() {
-  std::string what = waits_->longer_than(start_.patience);
+  std::string what = start_.waits->longer_than(start_.patience);
   const bool is_late =
       ends_since_ && std::chrono::steady_clock::now() - *ends_since_ > start_.patience;
   if (what.empty() && is_late) what = jobs_->empty() ? "the machine" : "the snapshot";

@@ -70,6 +70,7 @@ class Session {
     std::chrono::steady_clock::time_point program_started = std::chrono::steady_clock::now();
     // A vCPU or a device that takes longer to stop ends the process.
     std::chrono::steady_clock::duration patience = std::chrono::seconds(30);
+    std::shared_ptr<Waits> waits = std::make_shared<Waits>();
     UniqueFd ready;  // told when the guest runs, or is ready and paused; empty: nobody waits
   };
   // Opens everything; the guest does not run yet.
@@ -176,7 +177,6 @@ class Session {
   std::optional<RestoredFrom> restored_from_;  // a directory, until the guest boots again
   bool working_set_is_known_ = false;          // or is being recorded
   std::unique_ptr<Tasks> tasks_;
-  const std::shared_ptr<Waits> waits_ = std::make_shared<Waits>();
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   unsigned generation_ = 0;  // counts machines: an end of an earlier one is ignored
   std::chrono::steady_clock::time_point booted_ = started_;  // when this machine began
