@@ -705,6 +705,7 @@ def resumed_as_the_same_machine(t):
     again = t.resume(saved)
     t.equal(again.errors(), "")
     t.equal(again.ctl("status")["nets"][0]["mac"], mac, "its address")
+    t.equal(again.ctl("status")["kernel"], t.images.kernel, "its kernel, though the file is the snapshot's")
     t.true(os.path.exists(t.path("vsock")), "its vsock socket")
     again.run("head -c 3000000 /dev/vdb | cmp - /tmp/written; echo -n later >/dev/vda; sync")
     again.console.send("reboot -f\n")

@@ -211,6 +211,8 @@ Result<int> run(const BootOptions& options) {
     config = std::move(restored.config);
     unconnected = std::move(restored.unconnected);
     start.attached = std::move(restored.attached);
+    start.kernel = std::move(restored.kernel);
+    start.initrd = std::move(restored.initrd);
   }
   if (!options.dump_tables.empty() && start.snapshot) {
     return fail("--{} is for a machine that boots, not for one that is restored",

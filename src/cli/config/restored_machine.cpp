@@ -128,6 +128,10 @@ class Restoring {
       config_.kernel = mine.kernel;
       config_.initrd = mine.initrd;
     } else if (!snapshot_.manifest().boot.empty() || !is_there(config_.kernel)) {
+      if (same_) {
+        kernel_ = config_.kernel;
+        initrd_ = config_.initrd;
+      }
       config_.kernel.clear();
       config_.initrd.clear();
     }
@@ -140,7 +144,11 @@ class Restoring {
     if (mine.balloon && !config_.balloon) return lacks("balloon");
     if (mine.rng && !config_.rng) return lacks("rng");
     TRY(connect_disks());
-    return RestoredMachine{std::move(config_), std::move(unconnected_), std::move(filled_)};
+    return RestoredMachine{.config = std::move(config_),
+                           .unconnected = std::move(unconnected_),
+                           .kernel = std::move(kernel_),
+                           .initrd = std::move(initrd_),
+                           .attached = std::move(filled_)};
   }
 
  private:
@@ -358,6 +366,7 @@ class Restoring {
   MachineConfig config_;
   MachineConfig attached_;  // as the manifest notes it
   std::vector<std::string> unconnected_;
+  std::string kernel_, initrd_;  // that were booted, of the same machine
   std::set<std::string> filled_;
 };
 

@@ -23,6 +23,8 @@ struct RestoredMachine {
   // What the snapshot names and nobody else, with the option that connects it: "vsock to '/v'
   // (--vsock)".
   std::vector<std::string> unconnected;
+  // Of the same machine: what it booted, by name, where `config` names none as the snapshot has it.
+  std::string kernel, initrd;
   // Slots ("blk1") with a disk that the person put there, not the snapshot's.
   std::set<std::string> attached;
 };

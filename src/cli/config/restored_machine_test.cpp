@@ -439,7 +439,10 @@ TEST_F(ResumedMachineTest, IsConnectedToWhatItWas) {
   kernel_ = disk_path_;  // any file
   ASSERT_TRUE(save("kept"));
   EXPECT_EQ(resumed("kept")->config.kernel, "") << "what a reset boots is in the snapshot";
+  EXPECT_EQ(resumed("kept")->kernel, "/dev/null") << "what it is called";
   EXPECT_EQ(resumed("kept", {{"kernel", "mine"}})->config.kernel, "mine");
+  EXPECT_EQ(resumed("kept", {{"kernel", "mine"}})->kernel, "");
+  EXPECT_EQ(resumed("one")->kernel, "") << "its configuration has it";
   const auto other = resumed("one", {{"serial", "none"}, {"vsock", "/other,cid=9"}});
   ASSERT_TRUE(other);
   EXPECT_EQ(other->config.serial.kind, chardev::Kind::none);

@@ -61,6 +61,10 @@ Result<void> Session::open() {
   loop_ = TRY(EventLoop::create());
   tasks_ = std::make_unique<Tasks>(*loop_);
   named_ = config_;
+  if (named_.kernel.empty()) {
+    named_.kernel = start_.kernel;
+    named_.initrd = start_.initrd;
+  }
   saver_ = std::make_unique<Saver>(
       start_.texts_of ? TRY(start_.texts_of(named_)) : snapshot::MachineTexts(), boot_);
   jobs_ = std::make_unique<Jobs>(*loop_, [this](const auto& event) { publish(event); });
@@ -348,7 +352,7 @@ MachineConfig Session::booting_again() const {
 }
 
 void Session::reboot() {
-  last_status_ = status_json(config_, *machine_, "rebooting",
+  last_status_ = status_json(named_, *machine_, "rebooting",
                              std::chrono::steady_clock::now() - started_, generation_ - 1);
   rebooting_ = true;
   restored_from_.reset();

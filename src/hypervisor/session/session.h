@@ -66,6 +66,8 @@ class Session {
     std::unique_ptr<snapshot::Source> snapshot;  // null: a cold boot
     // Devices ("blk1") whose disk is not what the snapshot has of them.
     std::set<std::string> attached;
+    // What it booted, by name, where the configuration names none: the snapshot has it.
+    std::string kernel, initrd;
     Begin begin = Begin::running;
     std::chrono::steady_clock::time_point program_started = std::chrono::steady_clock::now();
     // A vCPU or a device that takes longer to stop ends the process.

@@ -28,7 +28,7 @@ std::string Session::state() const {
 
 std::string Session::status() const {
   if (!is_there()) return last_status_;
-  return status_json(config_, *machine_, state(), std::chrono::steady_clock::now() - started_,
+  return status_json(named_, *machine_, state(), std::chrono::steady_clock::now() - started_,
                      generation_ - 1);
 }
 
