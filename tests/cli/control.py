@@ -178,3 +178,25 @@ def ports_are_asked_for_as_they_are_typed(t):
                 ("unpublish", {"component": "net0", "ports": ["tcp::8080"]}), "what was asked")
         t.contains(ctl(t, fake, "publish", "net0", code=1).stderr, "PORT... is missing")
         t.contains(ctl(t, fake, "publish", code=1).stderr, "NET is missing")
+
+
+@test
+def fork_says_how_far_it_is_and_is_cancelled(t):
+    """Its snapshot is a job as any other."""
+    with Fake(t) as fake:
+        said = ctl(t, fake, "fork", t.path("forked"), "--progress", "plain", code=1).stderr
+        t.true(re.search(r"^writing memory: \d+%, .* of 10 MiB", said, re.M), f"plain lines: {said!r}")
+        asked = [one for one in fake.requests if one["command"] == "snapshot"][0]
+        t.equal((asked["version"], asked["arguments"]),
+                (2, {"directory": t.path("forked"), "incremental": "", "live": True, "stop": False}), "what was asked")
+        t.true(not os.path.exists(t.path("forked.forks")), "this one saved nothing, and so nothing is left")
+    with Fake(t, steps=600) as fake:
+        process = subprocess.Popen([t.images.vmm, "ctl", fake.path, "fork", t.path("forked")], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        t.eventually(lambda: any(one["command"] == "wait" for one in fake.requests), 30, "it waits for the job")
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60 * t.patience)
+        t.true(fake.cancelled.is_set(), "the job was cancelled")
+        t.equal((process.returncode, out, errors),
+                (-signal.SIGINT, "", f"vmm: interrupted: '{t.path('forked')}' was not saved, and no copy started\n"), "how it ended")
+        t.true(not os.path.exists(t.path("forked.forks")), "nothing is left")

@@ -104,6 +104,7 @@ Result<int> cancel(const Words& words) {
 void describe_fork(po::options_description& options, Words& words) {
   auto option = options.add_options();
   option(",n", po::value(&words.forks)->value_name("N"), "how many copies (1)");
+  option("progress", po::value(&words.progress)->value_name("auto|plain|none"), kProgressHelp);
   for (const auto& key : config::component_keys()) {
     const std::string name(key.name);
     const auto take = [&words, name](const std::vector<std::string>& texts) {
@@ -118,8 +119,13 @@ void describe_fork(po::options_description& options, Words& words) {
 
 Result<int> fork(const Words& words) {
   const auto count = TRY(parse_number(words.forks, 1, kMostForks, "fork -n"));
-  fmt::print("{}\n",
-             TRY(fork_machine(words.names[0], absolute(words.names[1]), count, words.copies)));
+  const auto work = [&](Progress& progress) {
+    return fork_machine(words.names[0], absolute(words.names[1]), count, words.copies, progress);
+  };
+  fmt::print(
+      "{}\n",
+      TRY(run_long(words.progress,
+                   fmt::format("'{}' was not saved, and no copy started", words.names[1]), work)));
   return 0;
 }
 
@@ -212,9 +218,8 @@ Page ctl_page() {
   Page page = page_of(kGroup);
   page.description = {
       "Talks to a running machine through the socket that its option --control made.",
-      "A snapshot is a job: it goes on when its terminal is gone. Ctrl-C cancels it, and nothing "
-      "of "
-      "it is left."};
+      "A snapshot is a job: it goes on when its terminal is gone. Ctrl-C cancels it, and a fork as "
+      "well, and nothing of it is left."};
   page.sections.push_back(events_section());
   return page;
 }

@@ -27,9 +27,10 @@ class JobMirror {
     const auto event = protocol::decode_event(line);
     if (!event) return;  // of a newer program
     const auto* state = std::get_if<protocol::JobProgressed>(&*event);
-    if (state == nullptr || state->job != job_ || phases_.size() > kMaxPhases) return;
+    static std::set<std::string> phases;  // what progress is told lasts
+    if (state == nullptr || state->job != job_ || phases.size() > kMaxPhases) return;
     if (phase_ == nullptr || *phase_ != state->phase || state->done < done_) {
-      phase_ = &*phases_.insert(state->phase).first;  // what progress is told lasts
+      phase_ = &*phases.insert(state->phase).first;
       progress_.begin(phase_->c_str(), state->total);
       done_ = 0;
     }
@@ -40,7 +41,6 @@ class JobMirror {
  private:
   const std::uint64_t job_;
   Progress& progress_;
-  std::set<std::string> phases_;
   const std::string* phase_ = nullptr;
   std::uint64_t done_ = 0;
 };
@@ -78,14 +78,17 @@ Result<std::string> ask_as_before(const std::string& socket, const protocol::Sna
 }  // namespace
 
 Result<std::string> run_job(const std::string& socket, const protocol::Snapshot& request,
+                            Progress& progress) {
+  auto client = TRY(ControlClient::connect(socket));
+  if (!client.call(protocol::Version{})) return ask_as_before(socket, request);
+  TRY(client.call(protocol::Events{}));
+  const auto job = TRY(client.call<protocol::JobResult>(request)).job;
+  return follow(client, job, progress);
+}
+
+Result<std::string> run_job(const std::string& socket, const protocol::Snapshot& request,
                             const std::string& progress, const std::string& undone) {
-  return run_long(progress, undone, [&](Progress& told) -> Result<std::string> {
-    auto client = TRY(ControlClient::connect(socket));
-    if (!client.call(protocol::Version{})) return ask_as_before(socket, request);
-    TRY(client.call(protocol::Events{}));
-    const auto job = TRY(client.call<protocol::JobResult>(request)).job;
-    return follow(client, job, told);
-  });
+  return run_long(progress, undone, [&](Progress& told) { return run_job(socket, request, told); });
 }
 
 Result<void> print_events(const std::string& socket) {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 #include "src/cli/help/page.h"
 #include "src/protocol/control.h"
@@ -14,6 +15,10 @@ namespace vmm::cli {
 // program is asked as before, without progress.
 Result<std::string> run_job(const std::string& socket, const protocol::Snapshot& request,
                             const std::string& progress, const std::string& undone);
+
+// The same as a part of other work, which shows how far it is and may be cancelled.
+Result<std::string> run_job(const std::string& socket, const protocol::Snapshot& request,
+                            Progress& progress);
 
 // Prints events, a line each, until the machine ends. Error: it went without an end.
 Result<void> print_events(const std::string& socket);

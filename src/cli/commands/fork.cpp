@@ -7,10 +7,11 @@
 
 #include "src/base/json.h"
 #include "src/base/unique_fd.h"
+#include "src/cli/commands/ctl_jobs.h"
 #include "src/cli/commands/fork_copy.h"
 #include "src/cli/commands/fork_folder.h"
 #include "src/cli/config/restored_machine.h"
-#include "src/protocol/control_v1.h"
+#include "src/hypervisor/snapshot/remove.h"
 #include "src/spec/json.h"
 
 namespace vmm::cli {
@@ -56,12 +57,15 @@ Result<UniqueFd> own_config(const std::string& directory, const CopyOptions& opt
 
 // All run, or none is left.
 Result<std::vector<ForkCopy>> start_copies(const std::string& directory, const ForkFolder& folder,
-                                           std::uint64_t count, const CopyOptions& options) {
+                                           std::uint64_t count, const CopyOptions& options,
+                                           Progress& work) {
+  work.begin("starting copies", 0);
   const auto config = TRY(own_config(directory, options));
   const std::vector<std::string> common = {"--restore", directory, "--config",
                                            fmt::format("/proc/self/fd/{}", kConfigFd)};
   std::vector<ForkCopy> copies;
   for (std::uint64_t i = 1; i <= count; ++i) {
+    TRY(work.advance(0));
     auto words = common;
     for (const auto& [key, value] : options) {
       words.insert(words.end(), {"--" + key, filled(value, i)});
@@ -69,19 +73,24 @@ Result<std::vector<ForkCopy>> start_copies(const std::string& directory, const F
     copies.push_back(TRY(ForkCopy::start(fmt::format("{}/{}", folder.path(), i), words,
                                          {folder.lock(), config.get()})));
   }
-  for (auto& copy : copies) TRY(copy.wait_ready());
+  for (auto& copy : copies) TRY(copy.wait_ready(work));
   return copies;
 }
 
 }  // namespace
 
 Result<std::string> fork_machine(const std::string& socket, const std::string& directory,
-                                 std::uint64_t count, const CopyOptions& options) {
+                                 std::uint64_t count, const CopyOptions& options, Progress& work) {
   TRY(check_options(options, count));
   auto folder = TRY(ForkFolder::create(directory + ".forks"));
-  TRY(protocol::call(socket, {"snapshot", directory, {{"live", "true"}}}));
+  TRY(run_job(socket, protocol::Snapshot{.directory = directory, .live = true}, work));
   raise_descriptor_limit();  // two a copy
-  auto copies = TRY(start_copies(directory, folder, count, options));
+  auto started = start_copies(directory, folder, count, options, work);
+  if (!started && started.error().code() == kCancelled) {
+    // Nobody waits for its error: that it was interrupted is said.
+    (void)snapshot::remove(directory);
+  }
+  auto copies = TRY(std::move(started));
   folder.finish();
   NamedValuesList list;
   for (auto& copy : copies) {

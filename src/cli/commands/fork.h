@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/base/result.h"
 
 namespace vmm::cli {
@@ -17,8 +18,10 @@ namespace vmm::cli {
 // `options`: keys and words of what the copies are connected to, instead of what own_connections()
 // says for the same key. In the words {n} is the copy's number. They are looked at before anything
 // is saved.
+//
+// Cancelled by `work`, the snapshot is gone as well.
 using CopyOptions = std::vector<std::pair<std::string, std::string>>;
 Result<std::string> fork_machine(const std::string& socket, const std::string& directory,
-                                 std::uint64_t count, const CopyOptions& options = {});
+                                 std::uint64_t count, const CopyOptions& options, Progress& work);
 
 }  // namespace vmm::cli

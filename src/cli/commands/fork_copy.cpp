@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "src/base/unique_fd.h"
@@ -12,6 +13,7 @@ namespace {
 constexpr int kReadyFd = 3;  // the first that is passed
 // How long a copy that has failed may take to end.
 constexpr auto kEndPatience = std::chrono::seconds(10);
+constexpr auto kLookEvery = std::chrono::milliseconds(100);  // whether the work was cancelled
 
 }  // namespace
 
@@ -39,8 +41,15 @@ Result<ForkCopy> ForkCopy::start(const std::string& stem, const std::vector<std:
   return ForkCopy(stem, std::move(*process), std::move(ready.read_end));
 }
 
-Result<void> ForkCopy::wait_ready(std::chrono::milliseconds patience) {
-  switch (Child::wait_ready(ready_.get(), Child::Clock::now() + patience)) {
+Result<void> ForkCopy::wait_ready(Progress& work, std::chrono::milliseconds patience) {
+  const auto deadline = Child::Clock::now() + patience;
+  auto readiness = Child::Readiness::late;
+  while (readiness == Child::Readiness::late && Child::Clock::now() < deadline) {
+    TRY(work.advance(0));
+    readiness =
+        Child::wait_ready(ready_.get(), std::min(Child::Clock::now() + kLookEvery, deadline));
+  }
+  switch (readiness) {
     case Child::Readiness::ready:
       return {};
     case Child::Readiness::late:

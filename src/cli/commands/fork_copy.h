@@ -1,7 +1,7 @@
 // ForkCopy: one machine of a fork, as a process that is to stay.
 //
 //   auto copy = TRY(ForkCopy::start("/snapshots/seeded.forks/1", words, {folder.lock()}));
-//   TRY(copy.wait_ready());        // "a copy does not start: ...", with what it said itself
+//   TRY(copy.wait_ready(work));      // "a copy does not start: ...", with what it said itself
 //   const pid_t process = copy.leave();
 //
 // What it says goes to STEM.log. Until leave() it ends with this object.
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "src/base/child.h"
+#include "src/base/progress.h"
 #include "src/base/result.h"
 
 namespace vmm::cli {
@@ -29,8 +30,8 @@ class ForkCopy {
                                 const std::vector<int>& held,
                                 const std::string& program = "/proc/self/exe");
 
-  // Until its guest runs.
-  Result<void> wait_ready(std::chrono::milliseconds patience = kPatience);
+  // Until its guest runs, or the work is cancelled.
+  Result<void> wait_ready(Progress& work, std::chrono::milliseconds patience = kPatience);
   pid_t leave() { return process_.leave(); }
 
   std::string control() const { return stem_ + ".control"; }

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 namespace vmm::cli {
 namespace {
@@ -29,7 +30,7 @@ class ForkCopyTest : public ::testing::Test {
                       milliseconds patience = milliseconds(20'000)) const {
     auto copy = start(script);
     EXPECT_TRUE(copy) << copy.error().message();
-    const auto ready = copy->wait_ready(patience);
+    const auto ready = copy->wait_ready(Progress::none(), patience);
     return ready ? "" : ready.error().message();
   }
 
@@ -39,7 +40,7 @@ class ForkCopyTest : public ::testing::Test {
 TEST_F(ForkCopyTest, IsToldWhatItIsAndStays) {
   auto copy = start("echo \"$@\"; echo 1 >&3; exec sleep 60");
   ASSERT_TRUE(copy) << copy.error().message();
-  ASSERT_TRUE(copy->wait_ready());
+  ASSERT_TRUE(copy->wait_ready(Progress::none()));
   EXPECT_EQ(
       read_text_file(fmt::format("{}/7.log", root_)).value(),
       fmt::format("--restore /snapshots/a --control {0}/7.control --serial file:{0}/7.console "
@@ -67,9 +68,22 @@ TEST_F(ForkCopyTest, ThatDiesWithoutAWord) {
 TEST_F(ForkCopyTest, ThatHangsIsEnded) {
   auto copy = start("exec sleep 60");
   ASSERT_TRUE(copy);
-  const auto ready = copy->wait_ready(milliseconds(50));
+  const auto ready = copy->wait_ready(Progress::none(), milliseconds(50));
   ASSERT_FALSE(ready);
   EXPECT_EQ(ready.error().message(), "a copy does not start: it is not ready after 1 s");
+}
+
+TEST_F(ForkCopyTest, IsNotWaitedForWhenTheWorkIsCancelled) {
+  auto copy = start("exec sleep 60");
+  ASSERT_TRUE(copy);
+  JobProgress work;
+  std::jthread person([&] { work.cancel(); });
+  const auto ready = copy->wait_ready(work, std::chrono::hours(1));
+  ASSERT_FALSE(ready);
+  EXPECT_EQ(ready.error().code(), kCancelled);
+  const pid_t process = copy->leave();
+  EXPECT_EQ(::kill(process, SIGKILL), 0) << "it lasts as long as its object";
+  EXPECT_EQ(::waitpid(process, nullptr, 0), process);
 }
 
 TEST_F(ForkCopyTest, ThatCannotBeStarted) {
