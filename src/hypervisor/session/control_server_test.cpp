@@ -68,9 +68,9 @@ class ControlServerTest : public ::testing::Test {
     worker_->loop().call([&] { size = waiting_.size(); });
     return size;
   }
-  void answer_waiting() {
+  void answer_waiting(const std::string& result = "[]") {
     worker_->loop().call([&] {
-      for (const auto& answer : std::exchange(waiting_, {})) answer(std::string("[]"));
+      for (const auto& answer : std::exchange(waiting_, {})) answer(result);
     });
   }
   // Sends bytes as they are; returns all that comes until the server hangs up.
@@ -216,6 +216,28 @@ TEST_F(ControlServerTest, WhoReadsNoAnswersIsReadFromNoMore) {
     const auto reply = protocol::decode_reply(client.read_line().value());
     ASSERT_TRUE(reply && reply->ok) << i;
   }
+}
+
+// By answers to what it asked before it was slow: 64 of 60 KB, which are not left out as events
+// are.
+TEST_F(ControlServerTest, WhoLeavesAMebibyteUnreadIsDropped) {
+  auto client = connect(), other = connect();
+  ASSERT_TRUE(other.ask(protocol::Wait{}));
+  ASSERT_TRUE(other.call(protocol::Balloon{"1"})) << "by then it waits";
+  for (std::size_t i = 0; i < ControlServer::kMaxInFlight; ++i) {
+    ASSERT_TRUE(client.ask(protocol::Wait{}));
+  }
+  ASSERT_TRUE(client.call(protocol::Version{}).error().message().contains("in flight"))
+      << "all have come";
+  const std::string large = fmt::format("\"{}\"", std::string(60'000, 'x'));
+  answer_waiting(large);
+  // What the socket held of them, and no more.
+  std::size_t answers = 0;
+  while (answers < ControlServer::kMaxInFlight && client.read_line()) ++answers;
+  EXPECT_GT(answers, 0u);
+  EXPECT_LT(answers, ControlServer::kMaxInFlight);
+  EXPECT_TRUE(other.read_line()) << "others get theirs";
+  expect_alive();
 }
 
 TEST_F(ControlServerTest, WhoReadsNoEventsIsToldHowManyItMissed) {
