@@ -12,7 +12,7 @@ PciHost::PciHost(const MemoryRange& window) : range_(window), next_bar_(window.b
 }
 
 Result<void> PciHost::add(Function& function) {
-  if (functions_.size() == kSlots) return fail("more than {} PCI devices", kSlots);
+  if (functions_.size() == kSlots) return fail("more than {} PCI devices", kMostFunctions);
   function.set_host(*this);
   function.set_requester(static_cast<std::uint16_t>(functions_.size() << 3));
   const std::uint64_t size = function.bar_size();

@@ -15,6 +15,7 @@
 namespace vmm::pci {
 
 inline constexpr unsigned kSlots = 32;
+inline constexpr unsigned kMostFunctions = kSlots - 1;       // the host bridge has the first
 inline constexpr std::uint64_t kEcamBytesPerBus = 1u << 20;  // PCI Express 5.0, 7.2.2
 
 class PciHost {

@@ -1,5 +1,7 @@
 #include "src/hypervisor/machine/device_set.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <optional>
 #include <string_view>
@@ -14,11 +16,26 @@ namespace {
 constexpr std::string_view kPciHostSection = "pci";
 std::string transport_section(const std::string& device) { return device + ".pci"; }
 
+// Before any is opened.
+Result<void> check_number(const MachineConfig& config) {
+  std::size_t number = 0;
+  std::vector<std::string> texts;
+  for (const auto& kind : device_kinds()) {
+    const auto count = kind.count(config);
+    number += count;
+    if (count > 0) texts.push_back(fmt::format("{} {}", count, kind.name));
+  }
+  if (number <= pci::kMostFunctions) return {};
+  return fail("{} devices ({}): expected at most {}", number, fmt::join(texts, ", "),
+              pci::kMostFunctions);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const MachineConfig& config,
                                                      const DeviceContext& context,
                                                      const MemoryRange& pci_window) {
+  TRY(check_number(config));
   std::unique_ptr<DeviceSet> set(new DeviceSet(context, pci_window));
   const DeviceResources resources{context.memory, context.loop};
   Errors errors;  // of all of them: who frees what one is in need of frees the rest as well

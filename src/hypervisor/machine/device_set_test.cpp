@@ -147,6 +147,30 @@ TEST_F(DeviceSetTest, AChangeIsNoHang) {
   EXPECT_TRUE(change.is_made());
 }
 
+// Each takes a slot of the PCI bus, whatever it is.
+TEST_F(DeviceSetTest, ThereAreAsManyDevicesAsSlots) {
+  auto config = bare();
+  config.disks.assign(20, {.slot_size = 1u << 20});
+  config.nets.assign(10, virtio::parse_net_config("unplugged").value());
+  config.rng = true;
+  create(config);
+  std::size_t count = 0;
+  set_->for_each([&](const std::string&, virtio::Device&) { ++count; });
+  EXPECT_EQ(count, 31u);
+  const auto why_not = [&] {
+    const auto made = DeviceSet::create(config, context(), window());
+    return made ? "" : made.error().message();
+  };
+  config.nets.push_back(config.nets[0]);
+  config.nets.push_back(config.nets[0]);
+  config.rng = false;
+  EXPECT_EQ(why_not(), "32 devices (20 blk, 12 net): expected at most 31");
+  config.nets.clear();
+  config.balloon = true;
+  config.disks.assign(1000, {.path = "/no/such/file"});
+  EXPECT_EQ(why_not(), "1001 devices (1000 blk, 1 balloon): expected at most 31");
+}
+
 // Who frees one of them is not told of the next then.
 TEST_F(DeviceSetTest, AllThatDoesNotOpenIsSaid) {
   auto config = bare();
