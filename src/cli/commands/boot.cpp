@@ -228,7 +228,6 @@ Result<int> run(const BootOptions& options) {
     fmt::print("{}\n", TRY(config::to_json_text(config)));
     return 0;
   }
-  config::make_up_addresses(config);
   // Snapshots are asked for through the socket: without one, nobody needs the texts.
   if (!config.control.empty()) start.texts_of = config::to_manifest_texts;
   // One arena: a thread's own costs pages, and no thread here allocates much.

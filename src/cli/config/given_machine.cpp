@@ -177,12 +177,6 @@ Result<MachineConfig> to_machine(const GivenMachine& given, Kernel kernel) {
   return machine;
 }
 
-void make_up_addresses(MachineConfig& machine) {
-  for (auto& net : machine.nets) {
-    if (!net.mac) net.mac = net::MacAddress::random();
-  }
-}
-
 Result<std::string> to_json_text(const MachineConfig& machine) {
   return to_versioned_json(spec::describe(machine));
 }

@@ -44,9 +44,6 @@ Result<void> take_option(GivenMachine& given, std::string_view key, std::string_
 // Files are not opened here: their names are compared.
 Result<MachineConfig> to_machine(const GivenMachine& given, Kernel kernel = Kernel::required);
 
-// Those that were not given, which it keeps: when its guest reboots, and when it is resumed.
-void make_up_addresses(MachineConfig& machine);
-
 // What has its default is not in it.
 Result<std::string> to_json_text(const MachineConfig& machine);
 

@@ -6,6 +6,12 @@
 
 namespace vmm {
 
+void make_up_addresses(MachineConfig& machine) {
+  for (auto& net : machine.nets) {
+    if (!net.mac) net.mac = net::MacAddress::random();
+  }
+}
+
 spec::Fields fields_of(MachineConfig& machine) {
   static const auto kernel_help = fmt::format("kernel to boot: {}", arch::kKernelKinds);
   spec::Fields fields("machine");

@@ -32,6 +32,9 @@ struct MachineConfig {
   friend bool operator==(const MachineConfig&, const MachineConfig&) = default;
 };
 
+// Those that were not given, which it keeps: when its guest reboots, and when it is resumed.
+void make_up_addresses(MachineConfig& machine);
+
 // Every key of a machine: options of the command line have its names, too, and one that is on by
 // itself the option --no-NAME.
 spec::Fields fields_of(MachineConfig& machine);

@@ -213,7 +213,11 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
                 const DeviceResources& resources) -> Made {
        return TRY(virtio::VsockDevice::create(*config.vsock, resources.loop));
      },
-     .slots = &kVsockSlots},
+     .slots = &kVsockSlots,
+     .socket =
+         [](const MachineConfig& config) {
+           return config.vsock ? config.vsock->path : std::string();
+         }},
     {.name = "balloon",
      .declare =
          [](MachineConfig& config, spec::Fields& fields) {

@@ -80,6 +80,8 @@ struct DeviceKind {
     const Ports* ports = nullptr;
   };
   const Slots* slots = nullptr;  // null: none
+  // The path of the socket that its device makes on the host, or empty. Null: it makes none.
+  std::string (*socket)(const MachineConfig& config) = nullptr;
 };
 
 // "blk1", "vsock".

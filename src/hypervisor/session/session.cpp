@@ -11,6 +11,7 @@
 #include "src/base/errors.h"
 #include "src/base/log.h"
 #include "src/base/own_code.h"
+#include "src/hypervisor/machine/device_kinds.h"
 #include "src/hypervisor/session/report.h"
 #include "src/hypervisor/session/signals.h"
 
@@ -54,10 +55,7 @@ Result<std::unique_ptr<Session>> Session::create(MachineConfig config, Start sta
 }
 
 Result<void> Session::open() {
-  // A made-up address stays the same when the guest reboots.
-  for (auto& net : config_.nets) {
-    if (!net.mac) net.mac = net::MacAddress::random();
-  }
+  make_up_addresses(config_);
   loop_ = TRY(EventLoop::create());
   tasks_ = std::make_unique<Tasks>(*loop_);
   named_ = config_;
@@ -167,8 +165,11 @@ void Session::note_socket(const std::string& path) {
 
 // Those that are not `before`'s.
 void Session::note_device_sockets(const MachineConfig& before) {
-  if (!config_.vsock || (before.vsock && before.vsock->path == config_.vsock->path)) return;
-  note_socket(config_.vsock->path);
+  for (const auto& kind : device_kinds()) {
+    if (kind.socket == nullptr) continue;
+    const auto path = kind.socket(config_);
+    if (!path.empty() && path != kind.socket(before)) note_socket(path);
+  }
 }
 
 // On any thread. Others wait for what never comes, a page of the guest's memory or a device, the
