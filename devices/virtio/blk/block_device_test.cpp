@@ -11,6 +11,7 @@
 
 #include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/temporary_file.h"
+#include "devices/virtio/blk/block_driver_for_test.h"
 #include "devices/virtio/device_suite_test.h"
 
 namespace vmm::virtio {
@@ -21,7 +22,6 @@ using disk::DiskConfig;
 using disk::IoEngine;
 using test::DriverQueue;
 using test::readable;
-using test::readable_struct;
 using test::TemporaryDirectory;
 using test::TestInterrupts;
 using test::writable;
@@ -35,50 +35,43 @@ struct Answer {
   std::string data;
 };
 
-// A device with its driver. The guest's memory is 128 MiB, as buffers are never reused.
+// A device with its driver.
 class BlockRig {
+  static constexpr std::uint64_t kMemory = 128u << 20;
+  static constexpr std::uint16_t kRing = 256;
+
  public:
   explicit BlockRig(DiskConfig config = {}, const char* parent = test::kOnDisk,
                     std::uint16_t queues = 1)
-      : directory_(parent), path_(directory_.file("disk", kSize)) {
+      : directory_(parent), path_(directory_.file("disk", kSize)), driver_(kMemory, queues, kRing) {
     config.path = path_;
     config.queues = queues;
     device_ = std::move(BlockDevice::create(config, "blk0").value());
-    for (std::uint16_t i = 0; i < queues; ++i) {
-      queues_.push_back(std::make_unique<DriverQueue>(ram_, 256));
-    }
   }
-  explicit BlockRig(std::unique_ptr<BlockDevice> device) : device_(std::move(device)) {
-    queues_.push_back(std::make_unique<DriverQueue>(ram_, 256));
-  }
+  explicit BlockRig(std::unique_ptr<BlockDevice> device)
+      : driver_(kMemory, 1, kRing), device_(std::move(device)) {}
   ~BlockRig() { (void)device_->deactivate(); }
 
   void activate() { activate(device_->features()); }
-  void activate(std::uint64_t features) {
-    std::vector<DriverQueue*> pointers;
-    for (auto& queue : queues_) pointers.push_back(queue.get());
-    ASSERT_TRUE(
-        device_->activate(test::activation_of(ram_.memory(), features, pointers, interrupts_)));
-  }
+  void activate(std::uint64_t features) { driver_.activate(*device_, features); }
   void restart_with_new_rings() {
     (void)device_->deactivate();
-    for (auto& queue : queues_) queue = std::make_unique<DriverQueue>(ram_, 256);
+    driver_.make_rings();
     activate();
   }
 
-  DriverQueue& queue(std::size_t index = 0) { return *queues_[index]; }
+  DriverQueue& queue(std::size_t index = 0) { return driver_.ring(index); }
   BlockDevice& device() { return *device_; }
-  TestInterrupts& interrupts() { return interrupts_; }
-  test::GuestRam& ram() { return ram_; }
+  TestInterrupts& interrupts() { return driver_.interrupts(); }
+  test::GuestRam& ram() { return driver_.ram(); }
   const std::string& path() const { return path_; }
 
   // Sends a chain whose last buffer ends with the status byte, and waits for it.
   Answer send(const std::vector<test::BufferSpec>& buffers, std::size_t index = 0) {
-    auto& driver = *queues_[index];
-    const auto head = driver.add(buffers);
-    driver.kick();
+    auto& driver = queue(index);
+    const auto head = driver_.ask(buffers, index);
     const auto used = driver.wait_used();
-    EXPECT_TRUE(used) << interrupts_.reason();
+    EXPECT_TRUE(used) << interrupts().reason();
     if (!used) return {};
     EXPECT_EQ(used->head, head);
     Answer answer;
@@ -92,7 +85,7 @@ class BlockRig {
     return answer;
   }
   static test::BufferSpec header(std::uint32_t type, std::uint64_t sector = 0) {
-    return readable_struct(RequestHeader{type, 0, sector});
+    return BlockDriver::header(type, sector);
   }
   Answer read(std::uint64_t sector, std::uint32_t length, std::size_t index = 0) {
     return send({header(kTypeIn, sector), writable(length), writable(1)}, index);
@@ -106,19 +99,16 @@ class BlockRig {
     return send({header(type), readable(data), writable(1)}).status;
   }
   void expect_needs_reset(const std::vector<test::BufferSpec>& buffers) {
-    queues_[0]->add(buffers);
-    queues_[0]->kick();
-    EXPECT_TRUE(interrupts_.wait_needs_reset());
-    EXPECT_EQ(queues_[0]->used_index(), 0);
+    driver_.ask(buffers);
+    EXPECT_TRUE(interrupts().wait_needs_reset());
+    EXPECT_EQ(queue().used_index(), 0);
   }
 
  private:
   TemporaryDirectory directory_;
   std::string path_;
-  test::GuestRam ram_{128u << 20};
-  TestInterrupts interrupts_;
+  BlockDriver driver_;
   std::unique_ptr<BlockDevice> device_;
-  std::vector<std::unique_ptr<DriverQueue>> queues_;
 };
 
 const std::string kPattern = TemporaryDirectory::pattern(kSize);

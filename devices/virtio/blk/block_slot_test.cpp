@@ -9,18 +9,15 @@
 #include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/temporary_file.h"
 #include "devices/virtio/blk/block_device.h"
-#include "devices/virtio/device_suite_test.h"
+#include "devices/virtio/blk/block_driver_for_test.h"
 
 namespace vmm::virtio {
 namespace {
 
 using namespace blk;
 using disk::DiskConfig;
-using test::DriverQueue;
 using test::readable;
-using test::readable_struct;
 using test::TemporaryDirectory;
-using test::TestInterrupts;
 using test::writable;
 
 constexpr std::size_t kSize = 4u << 20;
@@ -35,19 +32,10 @@ std::size_t open_descriptors() {
 // An empty slot with its driver.
 class SlotTest : public ::testing::Test {
  protected:
-  static test::BufferSpec header(std::uint32_t type) {
-    return readable_struct(RequestHeader{type, 0, 0});
-  }
-  explicit SlotTest(std::uint16_t queues = 2) {
+  explicit SlotTest(std::uint16_t queues = 2) : driver_(16u << 20, queues, 1024) {
     slot_.queues = queues;
     device_ = std::move(BlockDevice::create(slot_, "blk1").value());
-    for (std::uint16_t i = 0; i < queues; ++i) {
-      queues_.push_back(std::make_unique<DriverQueue>(ram_, 1024));
-      pointers_.push_back(queues_.back().get());
-    }
-    const auto active = device_->activate(
-        test::activation_of(ram_.memory(), device_->features(), pointers_, interrupts_));
-    EXPECT_TRUE(active);
+    driver_.activate(*device_, device_->features());
   }
   ~SlotTest() override { (void)device_->deactivate(); }
 
@@ -66,8 +54,7 @@ class SlotTest : public ::testing::Test {
     if (!change) return std::unexpected(change.error());
     auto queues = device_->suspend();
     const auto made = (*change)->make();
-    EXPECT_TRUE(device_->activate(
-        resumption(std::move(queues), device_->features(), pointers_, interrupts_)));
+    driver_.resume(*device_, std::move(queues));
     return made;
   }
   Result<void> put(const std::string& path) { return make(device_->prepare(with(path))); }
@@ -78,20 +65,16 @@ class SlotTest : public ::testing::Test {
     device_->read_config(0, std::as_writable_bytes(std::span(&sectors, 1)));
     return sectors;
   }
-  std::uint16_t ask(const std::vector<test::BufferSpec>& buffers, std::size_t queue = 0) {
-    const auto head = queues_[queue]->add(buffers);
-    queues_[queue]->kick();
-    return head;
-  }
   std::uint16_t ask_to_read(std::size_t queue = 0) {
-    return ask({header(kTypeIn), writable(512), writable(1)}, queue);
+    return driver_.ask({BlockDriver::header(kTypeIn), writable(512), writable(1)}, queue);
   }
   // "x" of what is read, "!" for an error.
   char answer(std::size_t queue = 0) {
-    const auto used = queues_[queue]->wait_used();
+    auto& ring = driver_.ring(queue);
+    const auto used = ring.wait_used();
     if (!used) return '?';
-    const auto status = static_cast<Status>(queues_[queue]->text(used->head, 2)[0]);
-    return status == Status::ok ? queues_[queue]->text(used->head, 1)[0] : '!';
+    const auto status = static_cast<Status>(ring.text(used->head, 2)[0]);
+    return status == Status::ok ? ring.text(used->head, 1)[0] : '!';
   }
   char read(std::size_t queue = 0) {
     ask_to_read(queue);
@@ -99,11 +82,8 @@ class SlotTest : public ::testing::Test {
   }
 
   TemporaryDirectory directory_{test::kInMemory};
-  test::GuestRam ram_{16u << 20};
-  TestInterrupts interrupts_;
   DiskConfig slot_{.slot_size = kSlotSize};
-  std::vector<std::unique_ptr<DriverQueue>> queues_;
-  std::vector<DriverQueue*> pointers_;
+  BlockDriver driver_;
   std::unique_ptr<BlockDevice> device_;
 };
 
@@ -111,7 +91,7 @@ TEST_F(SlotTest, AnEmptyOneAnswersErrors) {
   EXPECT_EQ(capacity(), 0u);
   EXPECT_EQ(read(), '!');
   EXPECT_EQ(read(1), '!');
-  ask({header(kTypeFlush), readable(""), writable(1)});
+  driver_.ask({BlockDriver::header(kTypeFlush), readable(""), writable(1)});
   EXPECT_EQ(answer(), '!');
   EXPECT_EQ(device_->copied_disk(), nullptr) << "a snapshot has nothing of it";
 }
@@ -119,17 +99,17 @@ TEST_F(SlotTest, AnEmptyOneAnswersErrors) {
 TEST_F(SlotTest, IsFilledReplacedAndEmptied) {
   const auto features = device_->features();
   ASSERT_TRUE(put(image("one", '1')));
-  EXPECT_TRUE(interrupts_.wait_config_changed(1));
+  EXPECT_TRUE(driver_.interrupts().wait_config_changed(1));
   EXPECT_EQ(capacity(), kSectors);
   EXPECT_EQ(read(), '1');
   EXPECT_EQ(read(1), '1');
   EXPECT_NE(device_->copied_disk(), nullptr);
   ASSERT_TRUE(put(image("two", '2', kSize / 2)));
-  EXPECT_TRUE(interrupts_.wait_config_changed(2));
+  EXPECT_TRUE(driver_.interrupts().wait_config_changed(2));
   EXPECT_EQ(capacity(), kSectors / 2);
   EXPECT_EQ(read(1), '2');
   ASSERT_TRUE(detach());
-  EXPECT_TRUE(interrupts_.wait_config_changed(3));
+  EXPECT_TRUE(driver_.interrupts().wait_config_changed(3));
   EXPECT_EQ(capacity(), 0u);
   EXPECT_EQ(read(), '!');
   EXPECT_EQ(device_->features(), features) << "its driver asked once";
@@ -167,7 +147,7 @@ TEST_F(SlotTest, GrowsWithItsDisk) {
   EXPECT_NE(why_not(kSlotSize + 512).find("up to the slot's"), std::string::npos);
   EXPECT_NE(why_not(kSize + 1).find("a multiple of 512"), std::string::npos);
   ASSERT_TRUE(make(device_->prepare_resize(with(directory_.path() + "/one"), 2 * kSize)));
-  EXPECT_TRUE(interrupts_.wait_config_changed(2));
+  EXPECT_TRUE(driver_.interrupts().wait_config_changed(2));
   EXPECT_EQ(capacity(), 2 * kSectors);
   EXPECT_EQ(read(), '1');
   EXPECT_EQ(std::filesystem::file_size(directory_.path() + "/one"), 2 * kSize);
@@ -259,19 +239,17 @@ TEST_F(SlotTest, IsRestoredWithAnotherDisk) {
   state::Sections empty;
   device_->save(empty, "blk1");
   device_ = restored(image("one", '1'), empty);
-  ASSERT_TRUE(device_->activate(
-      resumption(std::move(queues), device_->features(), pointers_, interrupts_)));
-  EXPECT_TRUE(interrupts_.wait_config_changed(1));
+  driver_.resume(*device_, std::move(queues));
+  EXPECT_TRUE(driver_.interrupts().wait_config_changed(1));
   EXPECT_EQ(read(), '1');
   // The next copy has it in its state, and another of the same size is no news.
   queues = device_->suspend();
   state::Sections filled;
   device_->save(filled, "blk1");
   device_ = restored(image("two", '2'), filled);
-  ASSERT_TRUE(device_->activate(
-      resumption(std::move(queues), device_->features(), pointers_, interrupts_)));
+  driver_.resume(*device_, std::move(queues));
   EXPECT_EQ(read(), '2');
-  EXPECT_EQ(interrupts_.config_changes(), 1u);
+  EXPECT_EQ(driver_.interrupts().config_changes(), 1u);
 }
 
 class ReadOnlySlotTest : public SlotTest {
