@@ -88,8 +88,11 @@ class Agent : public ::testing::Test {
     child_ = ::fork();
     if (child_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      ::execl(::getenv("VMM_AGENT"), "vmm-agent", "--listen", listen.c_str(), "--root",
-              root.c_str(), "--files", files.c_str(), nullptr);
+      std::vector<const char*> words = {"vmm-agent",  "--listen", listen.c_str(), "--root",
+                                        root.c_str(), "--files",  files.c_str()};
+      for (const auto& word : more_words_) words.push_back(word.c_str());
+      words.push_back(nullptr);
+      ::execv(::getenv("VMM_AGENT"), const_cast<char**>(words.data()));
       ::_exit(127);
     }
     while (!fs::exists(socket_) && ::waitpid(child_, nullptr, WNOHANG) == 0) ::sched_yield();
@@ -190,6 +193,7 @@ class Agent : public ::testing::Test {
     first_.reset();
   }
 
+  std::vector<std::string> more_words_;  // for the agent, of which a fixture knows before
   fs::path folder_;
   std::string socket_;
   pid_t child_ = 0;
@@ -304,6 +308,120 @@ TEST_F(Agent, FilesEndWithWhoAskedForThem) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(kPatience);
   while (has_children() && std::chrono::steady_clock::now() < deadline) ::sched_yield();
   EXPECT_FALSE(has_children());
+}
+
+// An agent with a control group, and little patience with who has a container frozen.
+class Freezing : public Agent {
+ protected:
+  void SetUp() override {
+    if (vsock_of_guest() != nullptr) GTEST_SKIP() << "the agent there has its own patience";
+    if (const std::string why = obstacle(); !why.empty()) GTEST_SKIP() << why;
+    make_group();
+    if (group_.empty()) GTEST_SKIP() << "there is no cgroup v2 in which a group can be made";
+    more_words_ = {"--cgroup", group_ / "container", "--patience", "1000"};
+    Agent::SetUp();
+  }
+  void TearDown() override {
+    Agent::TearDown();
+    if (group_.empty()) return;
+    ::rmdir((group_ / "container").c_str());
+    EXPECT_EQ(::rmdir(group_.c_str()), 0) << "a process is left";
+  }
+  virtual void make_group() {
+    for (const fs::path root : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
+      if (!fs::exists(root / "cgroup.controllers")) continue;
+      const auto group = root / fmt::format("vmm-agent-test.{}", ::getpid());
+      if (::mkdir(group.c_str(), 0755) == 0) group_ = group;
+      return;
+    }
+  }
+
+  bool is_frozen() const {
+    std::ifstream events(group_ / "container/cgroup.events");
+    const std::string text{std::istreambuf_iterator<char>(events), {}};
+    return text.contains("frozen 1\n");
+  }
+  // Work that is more than sockets and pipes hold.
+  Start frozen_work() {
+    finish(run(shell("dd if=/dev/zero of=/tmp/large bs=1048576 count=8 2>/dev/null")));
+    Start start;
+    start.files.emplace();
+    start.files->kind = agent::FileTask::Kind::pack;
+    start.files->path = "/tmp/large";
+    start.files->name = "large";
+    start.files->freeze = true;
+    return start;
+  }
+
+  fs::path group_;
+};
+
+TEST_F(Freezing, EndsWhenNobodyTakesTheFiles) {
+  const Start work = frozen_work();
+  const Running container = run(shell("echo ready; sleep 1000"));
+  container.output->read_until("ready\n");
+  const Running stuck = begin(work);
+  EXPECT_TRUE(is_frozen()) << "when it has started";
+  EXPECT_EQ(stuck.control->expect<Failed>().text,
+            "nobody took the files of the container for 1 s, while it stood still for them: it "
+            "goes on");
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(kPatience);
+  while (is_frozen() && std::chrono::steady_clock::now() < deadline) ::sched_yield();
+  EXPECT_FALSE(is_frozen());
+  EXPECT_EQ(output_of(beside("echo runs")), "runs\n");
+}
+
+TEST_F(Freezing, LastsAsLongAsSomebodyTakesTheFiles) {
+  const Start work = frozen_work();
+  const Running container = run(shell("echo ready; sleep 1000"));
+  container.output->read_until("ready\n");
+  Running slow = run(work);
+  for (int i = 0; i < 8; ++i) {
+    std::size_t size = 0;
+    while (size < 512u << 10) size += slow.output->read_some().size();
+    EXPECT_TRUE(slow.control->is_silent(300));
+    EXPECT_TRUE(is_frozen());
+  }
+  const Result result = finish(slow);
+  EXPECT_EQ(result.error, "");
+  EXPECT_EQ(result.exited.code, 0);
+}
+
+// In place of cgroup v2, files: nothing freezes.
+class NotFreezing : public Freezing {
+ protected:
+  void make_group() override {
+    std::string name = "/tmp/vmm-agent-group.XXXXXX";
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    group_ = name;
+    std::ofstream(group_ / "cgroup.subtree_control");
+    fs::create_directories(group_ / "container");
+    std::ofstream(group_ / "container/cgroup.freeze");
+    std::ofstream(group_ / "container/cgroup.events") << "populated 1\nfrozen 0\n";
+  }
+  void TearDown() override {
+    Agent::TearDown();
+    if (!group_.empty()) fs::remove_all(group_);
+  }
+};
+
+TEST_F(NotFreezing, IsToldAndTakenBack) {
+  Start start;
+  start.files.emplace();
+  start.files->kind = agent::FileTask::Kind::changes;
+  start.files->freeze = true;
+  const std::string text = "a process of the container did not stop within 1 s";
+  const auto asked = [this] {
+    std::string value;
+    std::ifstream(group_ / "container/cgroup.freeze") >> value;
+    return value;
+  };
+  EXPECT_EQ(failure_of(start).text, text);
+  EXPECT_EQ(asked(), "0");
+  const auto machine = open(Kind::machine, {});
+  machine->say(agent::Freeze{true});
+  EXPECT_EQ(machine->expect<Failed>().text, text);
+  EXPECT_EQ(asked(), "0");
 }
 
 TEST_F(Agent, OneContainerAfterAnother) {

@@ -1,6 +1,7 @@
 #include "guest-images/agent/cgroup.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -113,8 +114,30 @@ Result<void> Cgroup::set_limits(const protocol::agent::Container& container) con
   return {};
 }
 
-Result<void> Cgroup::freeze(bool frozen) const {
-  return write("cgroup.freeze", frozen ? "1" : "0");
+Result<void> Cgroup::freeze(bool frozen, std::chrono::milliseconds patience) const {
+  TRY(write("cgroup.freeze", frozen ? "1" : "0"));
+  return frozen ? wait_until_frozen(patience) : Result<void>();
+}
+
+// Each process stops on its own way back to user space. The kernel tells of the last one by an
+// event of the file.
+Result<void> Cgroup::wait_until_frozen(std::chrono::milliseconds patience) const {
+  using std::chrono::steady_clock;
+  const auto end = steady_clock::now() + patience;
+  const auto events = TRY(open_file(path_ + "/cgroup.events", O_RDONLY));
+  for (;;) {
+    std::array<char, 256> text{};
+    const ssize_t n = ::pread(events.get(), text.data(), text.size(), 0);
+    if (n < 0) return fail_errno("cannot read '{}/cgroup.events'", path_);
+    if (value_of({text.data(), static_cast<std::size_t>(n)}, "frozen") == 1) return {};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - steady_clock::now());
+    if (left.count() <= 0) {
+      return fail("a process of the container did not stop within {:g} s",
+                  std::chrono::duration<double>(patience).count());
+    }
+    pollfd change{events.get(), POLLPRI, 0};
+    (void)::poll(&change, 1, static_cast<int>(left.count()));  // the loop looks again
+  }
 }
 
 std::uint64_t Cgroup::out_of_memory() const { return value_of(read("memory.events"), "oom_kill"); }

@@ -1,6 +1,7 @@
 // The control group of the container: its limits, and what it uses.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -18,7 +19,9 @@ class Cgroup {
   int descriptor() const { return directory_.get(); }
   // What `container` does not limit is without limit, whatever was before.
   Result<void> set_limits(const protocol::agent::Container& container) const;
-  Result<void> freeze(bool frozen) const;
+  // Frozen, its processes stand still when this returns. Error: one of them does not within
+  // `patience`; they are to be thawed then.
+  Result<void> freeze(bool frozen, std::chrono::milliseconds patience) const;
   // How often the kernel has killed a process for the memory limit, ever.
   std::uint64_t out_of_memory() const;
   protocol::agent::Usage usage() const;
@@ -28,6 +31,7 @@ class Cgroup {
  private:
   Cgroup(std::string path, UniqueFd directory)
       : path_(std::move(path)), directory_(std::move(directory)) {}
+  Result<void> wait_until_frozen(std::chrono::milliseconds patience) const;
   Result<void> write(const char* file, const std::string& value) const;
   std::string read(const char* file) const;
 

@@ -1,7 +1,7 @@
 // The guest agent: runs the container of a machine for the host.
 //
 //   As the machine's first process it takes no words. Elsewhere, for tests:
-//   vmm-agent --listen unix:PATH --root DIR --files DIR [--cgroup DIR]
+//   vmm-agent --listen unix:PATH --root DIR --files DIR [--cgroup DIR] [--patience MILLISECONDS]
 //
 // 1. boot: root, mounts, modules (boot.h). 2. It listens, and says so. 3. One thread and one loop:
 // connections (server.h), processes (process.h), the ends of children.
@@ -21,6 +21,7 @@
 
 #include "guest-images/agent/boot.h"
 #include "guest-images/agent/server.h"
+#include "src/base/text.h"
 #include "src/base/unix_socket.h"
 
 namespace vmm::agent {
@@ -30,20 +31,24 @@ struct Options {
   std::string listen = "vsock";
   Places places;
   std::string cgroup;
+  std::string patience;  // of all that freezes
 };
 
 Result<Options> parse(int count, char** words) {
   Options options;
   for (int i = 1; i < count; ++i) {
     const std::string_view word = words[i];
-    std::string* const value = word == "--listen"   ? &options.listen
-                               : word == "--root"   ? &options.places.root
-                               : word == "--files"  ? &options.places.files
-                               : word == "--cgroup" ? &options.cgroup
-                                                    : nullptr;
+    std::string* const value = word == "--listen"     ? &options.listen
+                               : word == "--root"     ? &options.places.root
+                               : word == "--files"    ? &options.places.files
+                               : word == "--cgroup"   ? &options.cgroup
+                               : word == "--patience" ? &options.patience
+                                                      : nullptr;
     if (value == nullptr || i + 1 == count) {
       return fail(
-          "invalid word '{}': expected --listen unix:PATH, --root DIR, --files DIR or --cgroup DIR",
+          "invalid word '{}': expected --listen unix:PATH, --root DIR, --files DIR, --cgroup DIR "
+          "or "
+          "--patience MILLISECONDS",
           word);
     }
     *value = words[++i];
@@ -101,7 +106,12 @@ Result<void> run(int count, char** words) {
   } else {
     listener = TRY(listen_on_vsock());
   }
-  Server server(*loop, std::move(listener), options.places, std::move(cgroup));
+  FreezePatience patience;
+  if (!options.patience.empty()) {
+    const auto given = TRY(parse_number(options.patience, 1, 1'000'000, "patience"));
+    patience.to_stop = patience.without_progress = std::chrono::milliseconds(given);
+  }
+  Server server(*loop, std::move(listener), options.places, std::move(cgroup), patience);
   TRY(loop->watch(signals.get(), EPOLLIN, [&](std::uint32_t) {
     signalfd_siginfo signal{};
     while (::read(signals.get(), &signal, sizeof signal) == sizeof signal) {

@@ -137,6 +137,16 @@ void Process::ended(int status) {
   tell();
 }
 
+void Process::give_up(std::string why) {
+  failure_ = Failed{Failed::Reason::setup, ETIMEDOUT, std::move(why)};
+  (void)signal(SIGKILL);  // or it has ended
+}
+
+std::uint64_t Process::moved() const {
+  return (input_ ? input_->moved() : 0) + (output_ ? output_->moved() : 0) +
+         (error_ ? error_->moved() : 0);
+}
+
 void Process::follow(MessageChannel* control) {
   control_ = control;
   told_start_ = told_ = false;

@@ -34,6 +34,8 @@ class Process {
   Result<void> resize(const protocol::agent::TerminalSize& size);
   Result<void> signal(int number);
   void ended(int status);  // of waitpid(2)
+  // Kills it; `why` is told in place of its end.
+  void give_up(std::string why);
 
   pid_t pid() const { return launched_.pid; }
   int pidfd() const { return launched_.pidfd.get(); }
@@ -41,6 +43,8 @@ class Process {
   bool is_file_task() const { return start_.files.has_value(); }
   // Whether the container's processes stand still as long as it runs.
   bool freezes() const { return start_.files && start_.files->freeze && !is_over(); }
+  // Bytes of its streams that somebody took.
+  std::uint64_t moved() const;
   bool is_over() const { return status_.has_value(); }
   // All was said, to whom follows or followed it last.
   bool is_told() const { return told_; }

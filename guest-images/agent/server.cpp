@@ -43,11 +43,13 @@ Failed as_failure(const Error& error) {
 
 }  // namespace
 
-Server::Server(EventLoop& loop, UniqueFd listener, Places places, std::optional<Cgroup> cgroup)
+Server::Server(EventLoop& loop, UniqueFd listener, Places places, std::optional<Cgroup> cgroup,
+               FreezePatience patience)
     : loop_(loop),
       listener_(std::move(listener)),
       places_(std::move(places)),
       cgroup_(std::move(cgroup)),
+      patience_(patience),
       watch_(loop, listener_.get(), [this](std::uint32_t) { accept(); }) {
   watch_.want(EPOLLIN);
 }
@@ -203,14 +205,30 @@ Result<void> Server::start_file_task(Session& session, Start request) {
     return started;
   }
   task.follow(session.channel.get());
+  if (task.freezes()) expect_progress(id);
   return {};
+}
+
+// Who asked for the work may stand still itself, and hold its connection: the container goes on
+// then, and the work, of files that do not change, has failed.
+void Server::expect_progress(const ProcessId& id) {
+  const auto moved = processes_.at(id)->moved();
+  loop_.add_timer(EventLoop::Clock::now() + patience_.without_progress, [this, id, moved] {
+    const auto it = processes_.find(id);
+    if (it == processes_.end() || !it->second->freezes()) return;
+    if (it->second->moved() != moved) return expect_progress(id);
+    it->second->give_up(
+        fmt::format("nobody took the files of the container for {:g} s, while it stood still for "
+                    "them: it goes on",
+                    std::chrono::duration<double>(patience_.without_progress).count()));
+  });
 }
 
 Result<void> Server::set_frozen() {
   const bool frozen = frozen_ || std::ranges::any_of(processes_, [](const auto& entry) {
                         return entry.second->freezes();
                       });
-  if (cgroup_) return cgroup_->freeze(frozen);
+  if (cgroup_) return cgroup_->freeze(frozen, patience_.to_stop);
   return frozen ? fail("freezing needs cgroup v2, which is not there") : Result<void>();
 }
 
@@ -261,7 +279,10 @@ Result<void> Server::machine(const Message& message) {
       const auto request = TRY(decode<Freeze>(message));
       const bool before = std::exchange(frozen_, request.frozen);
       auto done = set_frozen();
-      if (!done) frozen_ = before;
+      if (!done) {
+        frozen_ = before;
+        (void)set_frozen();  // the error is told
+      }
       return done;
     }
     case Sync::kType:

@@ -1,6 +1,7 @@
 // Server: takes connections, reads what each is about, and hands it to its process or the machine.
 #pragma once
 
+#include <chrono>
 #include <list>
 #include <map>
 #include <memory>
@@ -17,10 +18,18 @@
 
 namespace vmm::agent {
 
+// How long a container that is to stand still may take to, and how long it does so for work whose
+// bytes nobody takes.
+struct FreezePatience {
+  std::chrono::milliseconds to_stop{5'000};
+  std::chrono::milliseconds without_progress{15'000};
+};
+
 class Server {
  public:
   // `listener`: non-blocking. On vsock, only the host is answered.
-  Server(EventLoop& loop, UniqueFd listener, Places places, std::optional<Cgroup> cgroup);
+  Server(EventLoop& loop, UniqueFd listener, Places places, std::optional<Cgroup> cgroup,
+         FreezePatience patience);
   ~Server();
 
   // Some child has ended; also those that are nobody's any more.
@@ -58,6 +67,7 @@ class Server {
   Result<void> start(Session& session, const Message& message);
   Result<void> start_file_task(Session& session, protocol::agent::Start request);
   Result<void> set_frozen();
+  void expect_progress(const ProcessId& id);
   Result<Process*> find(const ProcessId& id);
   Process* first_process();
   Result<void> make_room();
@@ -67,6 +77,7 @@ class Server {
   UniqueFd listener_;
   const Places places_;
   const std::optional<Cgroup> cgroup_;
+  const FreezePatience patience_;
   Watch watch_;
   Greetings greetings_;
   Sessions sessions_;

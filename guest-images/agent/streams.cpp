@@ -72,6 +72,7 @@ bool OutputPump::flush() {
                              MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n >= 0) {
       begin_ += static_cast<std::size_t>(n);
+      moved_ += static_cast<std::size_t>(n);
     } else if (again()) {
       return false;
     } else {
@@ -138,6 +139,7 @@ void InputPump::turn() {
     if (n < 0 && again()) break;
     if (n < 0) return finish();  // nobody reads it any more
     begin_ += static_cast<std::size_t>(n);
+    moved_ += static_cast<std::size_t>(n);
   }
   update();
 }

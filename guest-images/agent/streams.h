@@ -28,6 +28,7 @@ class OutputPump {
   // The process has ended: what it left is the rest, even if others hold its pipe.
   void finish();
   bool drained() const { return drained_; }
+  std::uint64_t moved() const { return moved_; }  // bytes that were handed to a connection
 
  private:
   void turn();
@@ -45,6 +46,7 @@ class OutputPump {
   std::vector<char> buffer_ = std::vector<char>(kPumpBuffer);
   std::size_t begin_ = 0, end_ = 0;  // of what is in the buffer
   std::optional<std::size_t> left_;  // bytes to read at most, once the process has ended
+  std::uint64_t moved_ = 0;
   bool dropping_ = false;
   bool drained_ = false;
 };
@@ -57,7 +59,8 @@ class InputPump {
 
   InputPump(EventLoop& loop, UniqueFd target, AtEnd at_end);
   void attach(UniqueFd connection);
-  void finish();  // the process has ended
+  void finish();                                  // the process has ended
+  std::uint64_t moved() const { return moved_; }  // bytes that the process was given
 
  private:
   void turn();
@@ -71,6 +74,7 @@ class InputPump {
   std::optional<Watch> connection_watch_;
   std::vector<char> buffer_ = std::vector<char>(kPumpBuffer);
   std::size_t begin_ = 0, end_ = 0;
+  std::uint64_t moved_ = 0;
 };
 
 }  // namespace vmm::agent
