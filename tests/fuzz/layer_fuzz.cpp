@@ -9,7 +9,6 @@
 #include "src/base/unique_fd.h"
 #include "src/engine/image/layer_image.h"
 #include "src/engine/image/merged_image.h"
-#include "src/engine/image/tar_reader.h"
 
 namespace {
 
@@ -31,8 +30,7 @@ void merge(int first, int second) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const bool ready = (read_names_as_utf8(), true);
-  const auto input = file_of(std::as_bytes(std::span(data, ready ? size : 0)));
+  const auto input = file_of(std::as_bytes(std::span(data, size)));
   const auto layer = file_of({});
   FileSource source(input.get());
   constexpr LayerLimits kLimits = {

@@ -19,7 +19,6 @@
 #include "src/base/text.h"
 #include "src/engine/cli/command_table.h"
 #include "src/engine/cli/commands.h"
-#include "src/engine/image/tar_reader.h"
 
 namespace vmm::engine::cli {
 namespace {
@@ -182,7 +181,6 @@ int dispatch(Arguments arguments) {
 
 int run_program(int argc, char** argv, std::span<const Runner> runners) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write
-  read_names_as_utf8();
   try {
     program_arguments.assign(argv + 1, argv + argc);
     program_runners = runners;

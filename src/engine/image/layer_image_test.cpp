@@ -9,15 +9,12 @@
 
 #include "src/engine/image/layer_fixture.h"
 #include "src/engine/image/layer_marks.h"
-#include "src/engine/image/tar_reader.h"
 
 namespace vmm::engine {
 namespace {
 
 class LayerTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() { read_names_as_utf8(); }
-
   static std::string error_of(const std::vector<Entry>& entries, const LayerLimits& limits = {}) {
     const auto layer = layer_of(entries, limits);
     return layer ? "" : layer.error().message();
@@ -98,6 +95,11 @@ TEST_F(LayerTest, KeepsNamesThatAreNotUtf8) {
   EXPECT_EQ(list_disk(disk_of({{file("d\xe9/a\xff", "1"), symlink("l", "t\xfe"),
                                 hard_link("h\x80", "d\xe9/a\xff")}})),
             "/d\xe9 d 755\n/d\xe9/a\xff f 1\n/h\x80 f 1\n/l l t\xfe\n");
+}
+
+TEST_F(LayerTest, ComposesNoLetters) {
+  EXPECT_EQ(list_disk(disk_of({{file("e\u0301", "1"), file("\u00e9", "2")}})),
+            "/e\u0301 f 1\n/\u00e9 f 2\n");
 }
 
 TEST_F(LayerTest, HidesFilesOfTheLongestName) {

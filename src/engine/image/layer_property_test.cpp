@@ -20,7 +20,6 @@
 #include <random>
 
 #include "src/engine/image/layer_fixture.h"
-#include "src/engine/image/tar_reader.h"
 #include "src/engine/store/test_directory.h"
 
 namespace vmm::engine {
@@ -299,7 +298,6 @@ bool may_mount(const TestDirectory& directory, const std::string& image) {
 }
 
 TEST(LayerProperty, MergedLayersAreWhatTheSpecificationSays) {
-  read_names_as_utf8();
   constexpr std::uint32_t kRounds = 60;
   // Others by --gtest_random_seed=N (tools/test: $VMM_TEST_SEED).
   const auto first_seed =

@@ -3,14 +3,9 @@
 #include <archive.h>
 #include <archive_entry.h>
 
-#include <clocale>
+#include "src/engine/image/archive_names.h"
 
 namespace vmm::engine {
-
-void read_names_as_utf8() {
-  // Debian's C library always has it; without it, names outside ASCII are refused.
-  (void)std::setlocale(LC_CTYPE, "C.UTF-8");
-}
 
 Result<void> TarReader::open() {
   reader_.reset(archive_read_new());
@@ -20,14 +15,16 @@ Result<void> TarReader::open() {
 }
 
 Result<bool> TarReader::next() {
+  const ArchiveNames names(ArchiveNames::As::bytes);
   const int code = archive_read_next_header(reader_.get(), &entry_);
   if (code == ARCHIVE_EOF) return false;
-  // A warning is of a part that is left out, such as an attribute of another system.
+  // A warning is of a name outside ASCII, which is not converted; or of a part that is left out,
+  // such as an attribute of another system.
   if (code != ARCHIVE_OK && code != ARCHIVE_WARN) {
     return input_.failed(reader_.get(), "not a valid tar archive");
   }
   const char* name = archive_entry_pathname(entry_);
-  if (name == nullptr) return fail("not a valid tar archive: a name is not valid UTF-8");
+  if (name == nullptr) return fail("not a valid tar archive: a file has no name");
   name_ = name;
   return true;
 }

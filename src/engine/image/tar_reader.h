@@ -23,10 +23,6 @@ struct archive_entry;
 
 namespace vmm::engine {
 
-// Names in archives are UTF-8 whatever the person's language is. Called once by main, before
-// threads.
-void read_names_as_utf8();
-
 class TarReader {
  public:
   enum class Kind : std::uint8_t { file, directory, symlink, hard_link, device, other };
@@ -44,7 +40,7 @@ class TarReader {
   Result<std::string> read_all(std::size_t limit);
 
   Kind kind() const;
-  const std::string& name() const { return name_; }
+  const std::string& name() const { return name_; }  // any bytes
   std::string link_target() const;
   std::uint64_t size() const;  // of a file, its holes too
   // Mode, owner, time, device and extended attributes.

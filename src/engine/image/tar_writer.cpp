@@ -3,6 +3,8 @@
 #include <archive.h>
 #include <archive_entry.h>
 
+#include "src/engine/image/archive_names.h"
+
 namespace vmm::engine {
 
 void TarWriter::Free::operator()(archive* writer) const { (void)archive_write_free(writer); }
@@ -42,6 +44,7 @@ Result<void> TarWriter::add(const erofs::Inode& inode, const Names& names,
   }
   // A warning is of a name that is not UTF-8: the archive has its bytes, and says that they are
   // not.
+  const ArchiveNames utf8(ArchiveNames::As::utf8);
   const int code = archive_write_header(writer_.get(), entry.get());
   if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return failed();
   return write(std::as_bytes(std::span(content)));

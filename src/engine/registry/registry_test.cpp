@@ -11,7 +11,6 @@
 #include <set>
 
 #include "src/engine/image/layer_fixture.h"
-#include "src/engine/image/tar_reader.h"
 #include "src/engine/registry/pull.h"
 #include "src/engine/registry/push.h"
 #include "src/engine/registry/test_server.h"
@@ -25,7 +24,6 @@ using std::chrono::seconds;
 class RegistryTest : public testing::Test {
  protected:
   RegistryTest() {
-    read_names_as_utf8();
     std::signal(SIGPIPE, SIG_IGN);  // as the program does: a helper may end before it has read
     for (const auto* name : {"REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"})
       ::unsetenv(name);

@@ -91,6 +91,46 @@ TEST(TarOfFiles, ComesBackAsItWas) {
   EXPECT_EQ(entries[3].target, "target\x80");
 }
 
+// The letter and its accent apart, and as one: two names, of two files.
+TEST(TarOfFiles, ComposesNoLetters) {
+  const std::string apart = "cafe\u0301", composed = "caf\u00e9";
+  const auto fd = memory_file();
+  TarOfFiles tar(fd.get(), "");
+  ASSERT_TRUE(tar.open());
+  for (const auto& name : {apart, composed}) {
+    EXPECT_EQ(error_of(tar, message(file(name))), "");
+    auto link = file(name + "/s");
+    link.mode = S_IFLNK | 0777;
+    link.target = name;
+    EXPECT_EQ(error_of(tar, message(link)), "");
+    auto hard = file(name + "/h");
+    hard.hard_link = name;
+    EXPECT_EQ(error_of(tar, message(hard)), "");
+  }
+  ASSERT_TRUE(tar.finish());
+  std::string archive(static_cast<std::size_t>(::lseek(fd.get(), 0, SEEK_END)), '\0');
+  ASSERT_TRUE(read_exact_at(fd.get(), std::as_writable_bytes(std::span(archive)), 0));
+  EXPECT_FALSE(archive.contains("hdrcharset")) << "they are UTF-8, which needs no mark";
+
+  ASSERT_EQ(::lseek(fd.get(), 0, SEEK_SET), 0);
+  FileSource source(fd.get());
+  std::string names;
+  ASSERT_TRUE(send_archive(source, [&names](const std::string& encoded) -> Result<void> {
+    protocol::agent::MessageReader reader;
+    reader.append(encoded);
+    const auto one = TRY(reader.next());
+    if (!one || one->type != Entry::kType) return {};
+    const auto entry = TRY(protocol::agent::decode<Entry>(*one));
+    names += fmt::format("{}:{}{} ", entry.name, entry.hard_link, entry.target);
+    return {};
+  }));
+  std::string expected;
+  for (const auto& name : {apart, composed}) {
+    expected += fmt::format("{0}: {0}/s:{0} {0}/h:{0} ", name);
+  }
+  EXPECT_EQ(names, expected);
+}
+
 TEST(TarOfFiles, HasNoNamesThatLeadOut) {
   const auto fd = memory_file();
   TarOfFiles tar(fd.get(), "etc");
