@@ -16,9 +16,11 @@ constexpr std::size_t kMostSaid = 4096;
 
 class Task {
  public:
-  Task(EventLoop& loop, const std::string& directory, TakeFile take)
+  Task(EventLoop& loop, const std::string& directory, TakeFile take,
+       std::chrono::milliseconds patience)
       : loop_(loop),
         take_(std::move(take)),
+        patience_(patience),
         process_(
             loop, directory,
             {[this] {
@@ -29,6 +31,9 @@ class Task {
              [this](wire::Stream stream, std::string_view bytes) { hear(stream, bytes); },
              [this] { loop_.stop(); }, [this](const agent::Exited& exited) { exited_with(exited); },
              [this] { end(fail("the container's machine ended")); }}) {}
+  ~Task() {
+    if (timer_) loop_.cancel_timer(*timer_);
+  }
 
   Result<void> start(const agent::FileTask& task) {
     agent::Start request;
@@ -36,17 +41,17 @@ class Task {
     request.input = task.kind == agent::FileTask::Kind::unpack;
     request.lost_output = agent::LostOutput::is_dropped;
     process_.start(std::move(request));
-    while (!started_ && !over_) loop_.run();
+    wait_until([this] { return started_; });
     return {};
   }
   Result<void> send(const std::string& message) {
     process_.write_input(message);
-    while (process_.input_pending() > kMostPending && !over_) loop_.run();
+    wait_until([this] { return process_.input_pending() <= kMostPending; });
     return over_ ? finish() : Result<void>();
   }
   Result<void> finish() {
     process_.end_input();
-    while (!over_) loop_.run();
+    wait_until([] { return false; });
     if (error_) return std::unexpected(*error_);
     if (take_ && !has_end_) return fail("the machine's stream of files broke off");
     return {};
@@ -57,6 +62,26 @@ class Task {
   }
 
  private:
+  template <typename IsDone>
+  void wait_until(IsDone is_done) {
+    expect_progress();
+    while (!is_done() && !over_) loop_.run();
+    if (timer_) loop_.cancel_timer(*timer_);
+    timer_.reset();
+  }
+  // From now on. Not while somebody else is waited for, who makes the stream or takes it.
+  void expect_progress() {
+    if (timer_) loop_.cancel_timer(*timer_);
+    timer_ = loop_.add_timer(
+        EventLoop::Clock::now() + patience_, [this, pending = process_.input_pending()] {
+          timer_.reset();
+          if (over_) return;
+          if (process_.input_pending() < pending) return expect_progress();
+          give_up();
+          end(fail("the machine's agent has not gone on with the files for {:g} s",
+                   std::chrono::duration<double>(patience_).count()));
+        });
+  }
   void end(const Result<void>& result) {
     if (!result && !error_) error_ = result.error();
     over_ = true;
@@ -66,7 +91,7 @@ class Task {
     if (over_) return;
     if (stream == wire::Stream::error) {
       said_ += bytes.substr(0, kMostSaid - said_.size());
-      return;
+      return;  // no progress: a machine could say it for ever
     }
     reader_.append(bytes);
     const auto taken = [this]() -> Result<void> {
@@ -77,7 +102,7 @@ class Task {
       }
       return {};
     }();
-    if (taken) return;
+    if (taken) return expect_progress();
     give_up();
     end(taken);
   }
@@ -89,6 +114,8 @@ class Task {
 
   EventLoop& loop_;
   const TakeFile take_;
+  const std::chrono::milliseconds patience_;
+  std::optional<std::uint64_t> timer_;
   bool started_ = false, over_ = false, has_end_ = false;
   std::optional<Error> error_;
   std::string said_;
@@ -99,17 +126,18 @@ class Task {
 }  // namespace
 
 Result<void> read_files(const std::string& directory, const agent::FileTask& request,
-                        const TakeFile& take) {
+                        const TakeFile& take, std::chrono::milliseconds patience) {
   const auto loop = TRY(EventLoop::create());
-  Task task(*loop, directory, take);
+  Task task(*loop, directory, take, patience);
   TRY(task.start(request));
   return task.finish();
 }
 
 Result<void> write_files(const std::string& directory, const agent::FileTask& request,
-                         const std::function<Result<void>(const files::Send&)>& produce) {
+                         const std::function<Result<void>(const files::Send&)>& produce,
+                         std::chrono::milliseconds patience) {
   const auto loop = TRY(EventLoop::create());
-  Task task(*loop, directory, nullptr);
+  Task task(*loop, directory, nullptr, patience);
   TRY(task.start(request));
   const auto produced = produce([&task](const std::string& message) { return task.send(message); });
   if (!produced) {
