@@ -439,6 +439,25 @@ TEST_F(Layers, WhatAStartMakesIsNoChange) {
   EXPECT_EQ(changes(), "C/etc A/etc/hosts ");
 }
 
+// Such a name would remove another file of the image.
+TEST_F(Layers, ALayerRemovesNothingThatTheContainerHas) {
+  for (const char* name : {"etc/.wh.passwd", "etc/.wh..wh..opq", ".wh.new"}) {
+    write(std::string("upper/") + name, "the container's own");
+    Messages messages;
+    Packer packer(into(messages));
+    const auto packed = pack_layer(packer, open("upper").get(), open("lower").get());
+    ASSERT_FALSE(packed) << name;
+    EXPECT_EQ(
+        packed.error().message(),
+        fmt::format("no image can have a file named '{}': .wh. before a name removes the file "
+                    "of that name; rename or remove it",
+                    name));
+    fs::remove(folder_ / "upper" / name);
+  }
+  write("upper/etc/.wh", "no mark");
+  EXPECT_TRUE(changes().contains("A/etc/.wh "));
+}
+
 TEST_F(Layers, ALayerHasWhiteouts) {
   Messages messages;
   Packer packer(into(messages));

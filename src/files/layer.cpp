@@ -11,6 +11,7 @@ namespace vmm::files {
 namespace {
 
 constexpr const char* kOpaque = "trusted.overlay.opaque";
+constexpr std::string_view kMark = ".wh.";  // of the names by which a layer hides others
 // What the start of a container makes where an image has no place for a mount.
 constexpr std::array<std::string_view, 6> kMountPoints = {
     "dev", "etc/hostname", "etc/hosts", "etc/resolv.conf", "proc", "sys"};
@@ -75,8 +76,14 @@ Result<void> pack_directory(Packer& packer, int upper, int lower, const std::str
     struct stat status{};
     if (::fstatat(upper, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) continue;  // gone
     if (is_mount_point(upper, lower, name, child)) continue;
+    if (name.starts_with(kMark)) {
+      return fail(
+          "no image can have a file named '{}': {} before a name removes the file of that "
+          "name; rename or remove it",
+          child, kMark);
+    }
     if (is_whiteout(status)) {
-      TRY(packer.add_empty(child_of(path, ".wh." + name)));
+      TRY(packer.add_empty(child_of(path, std::string(kMark) + name)));
       continue;
     }
     if (S_ISREG(status.st_mode)) TRY(check_file(upper, name, child));
