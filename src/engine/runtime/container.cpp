@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "src/base/new_file.h"
+#include "src/base/text.h"
 #include "src/engine/runtime/names.h"
 
 namespace vmm::engine {
@@ -35,6 +36,18 @@ struct flock whole_file() {
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   return lock;
+}
+
+constexpr std::string_view kEnd = "end";  // CODE OUT_OF_MEMORY
+
+std::optional<ContainerEnd> kept_end(const std::string& directory) {
+  const auto text = read_text_file(directory + "/pid", 64);
+  if (!text) return std::nullopt;
+  const auto words = split(std::string_view(*text).substr(0, text->find('\n')), ' ');
+  if (words.size() != 3 || words[0] != kEnd) return std::nullopt;
+  const auto code = parse_number(words[1], 0, 255, "exit code");
+  if (!code) return std::nullopt;
+  return ContainerEnd{static_cast<int>(*code), words[2] == "1", ""};
 }
 
 constexpr std::string_view kColumns =
@@ -191,6 +204,14 @@ Result<void> Containers::read_spec(Container& container) const {
   return {};
 }
 
+Result<void> keep_end(const std::string& directory, const ContainerEnd& end) {
+  const auto file = TRY(open_file(directory + "/pid", O_WRONLY | O_CREAT));
+  const auto text = fmt::format("{} {} {}\n", kEnd, end.exit_code, int{end.out_of_memory});
+  TRY(write_all_at(file.get(), std::as_bytes(std::span(text)), 0));
+  if (::fdatasync(file.get()) < 0) return fail_errno("cannot sync '{}/pid'", directory);
+  return {};
+}
+
 // The supervisor writes the end before it gives its lock up: read again under the lock.
 Result<void> Containers::repair(Container& container) {
   const auto path = directory(container.id);
@@ -207,10 +228,13 @@ Result<void> Containers::repair(Container& container) {
   }
   (void)!read_spec(container);  // of a damaged one the end is written all the same
   if (container.spec.auto_remove) return remove(container.id);
-  const ContainerEnd end{kLostExitCode, false, "the supervisor of the container was killed"};
+  const auto end = kept_end(path).value_or(
+      ContainerEnd{kLostExitCode, false, "the supervisor of the container was killed"});
   TRY(set_exited(container.id, end));
+  (void)::unlink((path + "/pid").c_str());  // or there is none
   container.state = ContainerState::exited;
   container.exit_code = end.exit_code;
+  container.out_of_memory = end.out_of_memory;
   container.error = end.error;
   container.finished = now_in_nanoseconds();
   return {};

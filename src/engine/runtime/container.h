@@ -53,6 +53,10 @@ struct ContainerEnd {
 // Of a container whose supervisor was killed.
 inline constexpr int kLostExitCode = 255;
 
+// In place of the row of an end that no disk has room for: it stands in `pid`, whose block the disk
+// has, until the next command writes the row. The caller holds the lock. `end.error` is left out.
+Result<void> keep_end(const std::string& directory, const ContainerEnd& end);
+
 // The lock of a container's directory. A machine that inherits its descriptor holds it as well.
 class ContainerLock {
  public:

@@ -103,6 +103,27 @@ TEST_F(ContainersTest, ARunningOneWithoutASupervisorHasEnded) {
   EXPECT_FALSE(std::filesystem::exists(directory(*made)));
 }
 
+TEST_F(ContainersTest, AnEndThatHadNoRoomIsWrittenByTheNextCommand) {
+  const auto made = make("web");
+  ASSERT_TRUE(made && containers_->set_running(made->id));
+  const auto pid = directory(*made) + "/pid";
+  std::ofstream(pid) << "1234567\n";
+  ASSERT_TRUE(keep_end(directory(*made), {137, true, "left out"}));
+  const auto ended = containers_->find("web");
+  ASSERT_TRUE(ended);
+  EXPECT_EQ(ended->state, ContainerState::exited);
+  EXPECT_EQ(ended->exit_code, 137);
+  EXPECT_TRUE(ended->out_of_memory);
+  EXPECT_EQ(containers_->find("web")->exit_code, 137);
+  EXPECT_FALSE(std::filesystem::exists(pid)) << "it is of one end";
+  // A killed supervisor leaves its number.
+  for (const char* text : {"1234567\n", "end 1000 0\n", "end 1\n", "end\n"}) {
+    ASSERT_TRUE(containers_->set_running(made->id));
+    std::ofstream(pid) << text;
+    EXPECT_EQ(containers_->find("web")->exit_code, kLostExitCode) << text;
+  }
+}
+
 TEST_F(ContainersTest, OneThatWasToBeRemovedIsRemovedByTheNextCommand) {
   ContainerSpec spec;
   spec.auto_remove = true;
