@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <random>
 #include <utility>
 
 namespace vmm {
@@ -42,6 +43,17 @@ Result<UniqueFd> open_locked(const std::string& partial, int flags, mode_t mode)
   return fd;
 }
 
+std::string folder_of(const std::string& path) {
+  const auto parent = std::filesystem::path(path).parent_path().string();
+  return parent.empty() ? "." : parent;
+}
+
+// That nobody can know before.
+std::string name_beside(const std::string& path) {
+  std::random_device random;
+  return fmt::format("{}/.vmm-output.{:08x}{:08x}", folder_of(path), random(), random());
+}
+
 }  // namespace
 
 Result<UniqueFd> lock_unfinished_file(const std::string& partial) {
@@ -66,30 +78,68 @@ Result<NewFile> NewFile::create(const std::string& path, mode_t mode) {
     if (::unlink(partial.c_str()) < 0) return fail_errno("cannot remove '{}'", partial);
   }
   auto fd = open_locked(partial, O_CREAT | O_EXCL, mode);
-  if (fd) return NewFile(path, std::move(*fd));
+  if (fd) return NewFile(path, partial, std::move(*fd), IfThere::is_an_error);
   const Error& error = fd.error();
   if (error.code() == 0) return std::unexpected(error);
   return fail_errno_text(error.code(), fmt::format("cannot create '{}'", path));
 }
 
-NewFile::NewFile(NewFile&& other) noexcept
-    : path_(std::exchange(other.path_, {})), fd_(std::move(other.fd_)) {}
-
-NewFile::~NewFile() {
-  if (!path_.empty()) (void)::unlink(partial().c_str());  // what stays is not of that name
+Result<NewFile> NewFile::replacing(const std::string& path) {
+  if (path.empty() || path.ends_with('/')) return fail("'{}' does not name a file", path);
+  constexpr mode_t kMode = 0600;
+  const auto folder = folder_of(path);
+  UniqueFd fd(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode));
+  std::string partial;
+  // A file system without that, or a kernel: it takes the folder for the file.
+  if (!fd && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+    partial = name_beside(path);
+    fd = UniqueFd(::open(partial.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kMode));
+  }
+  if (!fd) return fail_errno("cannot create '{}'", path);
+  return NewFile(path, std::move(partial), std::move(fd), IfThere::is_replaced);
 }
 
-Result<void> NewFile::publish() {
-  if (::fsync(fd_.get()) < 0) return fail_errno("cannot sync '{}'", partial());
-  if (::renameat2(AT_FDCWD, partial().c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE) < 0) {
+NewFile::NewFile(NewFile&& other) noexcept
+    : path_(std::exchange(other.path_, {})),
+      partial_(std::exchange(other.partial_, {})),
+      fd_(std::move(other.fd_)),
+      if_there_(other.if_there_) {}
+
+NewFile::~NewFile() {
+  if (!partial_.empty()) (void)::unlink(partial_.c_str());  // what stays is not of that name
+}
+
+Result<void> NewFile::take_name() {
+  if (::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE) < 0) {
     if (errno == EEXIST) return fail_exists(path_);
     // A file system without that; a link does not replace either.
-    if (errno != EINVAL || ::link(partial().c_str(), path_.c_str()) < 0) {
+    if (errno != EINVAL || ::link(partial_.c_str(), path_.c_str()) < 0) {
       if (errno == EEXIST) return fail_exists(path_);
       return fail_errno("cannot create '{}'", path_);
     }
-    (void)::unlink(partial().c_str());  // a second name is no harm
+    (void)::unlink(partial_.c_str());  // a second name is no harm
   }
+  return {};
+}
+
+// No link replaces a file: one that has no name yet gets one for the rename.
+Result<void> NewFile::replace() {
+  if (partial_.empty()) {
+    const auto own = fmt::format("/proc/self/fd/{}", fd_.get());
+    auto name = name_beside(path_);
+    if (::linkat(AT_FDCWD, own.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) < 0) {
+      return fail_errno("cannot create '{}'", path_);
+    }
+    partial_ = std::move(name);
+  }
+  if (::rename(partial_.c_str(), path_.c_str()) < 0) return fail_errno("cannot create '{}'", path_);
+  return {};
+}
+
+Result<void> NewFile::publish() {
+  if (::fsync(fd_.get()) < 0) return fail_errno("cannot sync '{}'", path_);
+  TRY(if_there_ == IfThere::is_replaced ? replace() : take_name());
+  partial_.clear();
   std::error_code error;
   const auto whole = std::filesystem::absolute(std::exchange(path_, {}), error);
   return sync_directory(whole.parent_path().string());

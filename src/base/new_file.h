@@ -4,12 +4,18 @@
 //   TRY(write_all(file.fd(), bytes));
 //   TRY(file.publish());                                   // synced, renamed; replaces nothing
 //
-// What is not published goes with the object. What a killed process leaves is PATH.partial, which
-// the next one of that name replaces.
+//   auto file = TRY(NewFile::replacing("images.tar"));     // has no name at all yet
+//   ...
+//   TRY(file.publish());                                   // in place of what was there
+//
+// What is not published goes with the object. What a killed process leaves of the first kind is
+// PATH.partial, which the next one of that name replaces; of the second kind nothing, where the
+// file system has files without names (O_TMPFILE).
 #pragma once
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 
 #include "src/base/result.h"
@@ -22,21 +28,33 @@ class NewFile {
   // `mode` is subject to the umask. Error: there is something of that name, another process is
   // making it, or its directory cannot be written to.
   static Result<NewFile> create(const std::string& path, mode_t mode);
+  // Mode 0600. In a directory where others write too, no name of it is theirs to take before.
+  static Result<NewFile> replacing(const std::string& path);
   NewFile(NewFile&& other) noexcept;
   NewFile& operator=(NewFile&&) = delete;
   ~NewFile();
 
   int fd() const { return fd_.get(); }
-  // Where it lies until it is published.
-  std::string partial() const { return path_ + ".partial"; }
-  // Makes it durable and gives it its name; refuses when that has appeared meanwhile.
+  // Where it lies until it is published; "": it has no name.
+  const std::string& partial() const { return partial_; }
+  // Makes it durable and gives it its name. One that replaces nothing refuses when that has
+  // appeared meanwhile.
   Result<void> publish();
 
  private:
-  NewFile(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  enum class IfThere : std::uint8_t { is_an_error, is_replaced };
+  NewFile(std::string path, std::string partial, UniqueFd fd, IfThere if_there)
+      : path_(std::move(path)),
+        partial_(std::move(partial)),
+        fd_(std::move(fd)),
+        if_there_(if_there) {}
+  Result<void> take_name();
+  Result<void> replace();
 
-  std::string path_;  // empty: published, or moved from
+  std::string path_;     // empty: published, or moved from
+  std::string partial_;  // it is removed with the object
   UniqueFd fd_;
+  IfThere if_there_;
 };
 
 // Takes over PATH.partial, which a killed process left: locked, so that nobody else does, and for

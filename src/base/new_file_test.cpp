@@ -107,6 +107,43 @@ TEST_F(NewFileTest, RefusesWhatIsNoFile) {
   EXPECT_NE(refusal("y").find("is not a regular file"), std::string::npos) << refusal("y");
 }
 
+TEST_F(NewFileTest, ReplacesWhenItIsWhole) {
+  write("x", "old");
+  write("x.partial", "another's");
+  for (const std::string name : {"x", "y"}) {
+    auto file = NewFile::replacing(path(name));
+    ASSERT_TRUE(file) << file.error().message();
+    ASSERT_TRUE(write_all(file->fd(), bytes("new")));
+    EXPECT_EQ(content(name), name == "x" ? "old" : "");
+    NewFile moved = std::move(*file);
+    ASSERT_TRUE(moved.publish());
+    EXPECT_EQ(content(name), "new");
+    EXPECT_EQ(fs::status(path(name)).permissions(), fs::perms(0600));
+  }
+  EXPECT_EQ(files(), 3);
+  EXPECT_EQ(content("x.partial"), "another's");
+}
+
+TEST_F(NewFileTest, ReplacesNothingByHalfAFile) {
+  write("x", "old");
+  {
+    auto file = NewFile::replacing(path("x"));
+    ASSERT_TRUE(file);
+    ASSERT_TRUE(write_all(file->fd(), bytes("ne")));
+    if (file->partial().empty()) {
+      EXPECT_EQ(files(), 1) << "nor does a killed process";
+    }
+  }
+  EXPECT_EQ(content("x"), "old");
+  EXPECT_EQ(files(), 1);
+  EXPECT_FALSE(NewFile::replacing(path("none/x")));
+  EXPECT_FALSE(NewFile::replacing(path("x/")));
+  fs::create_directory(path("folder"));
+  auto file = NewFile::replacing(path("folder"));
+  ASSERT_TRUE(file);
+  EXPECT_FALSE(file->publish());
+}
+
 TEST_F(NewFileTest, RemovesNothingOfAnotherUser) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root makes files of others";
   write("x.partial", "theirs");

@@ -583,6 +583,36 @@ def output_is_checked(t, vmm, command, name):
     t.equal(read(f"{folder}/victim"), "untouched")
 
 
+@test
+def an_export_that_is_killed(t):
+    vmm = Engine(t, "stands-still")
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    write(f"{fake(vmm, 'web', 'root')}/file", "x" * 100)
+    path = t.path("out/export.tar")
+    write(path, "old")
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = vmm.start("export", "-o", path, "web")
+
+        def is_writing():
+            return any(target.startswith(t.path("out/")) for target in open_files(process.pid))
+        t.eventually(is_writing, 10, "it writes")
+        process.send_signal(number)
+        t.equal(process.wait(20 * t.patience), -number)
+        process.communicate()
+        t.equal(tree_of(t.path("out")), ["export.tar=old"])
+    vmm.end()
+
+
+def open_files(pid):
+    found = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except FileNotFoundError:       # closed meanwhile
+            pass
+    return found
+
+
 @with_engine
 def exports_of_a_container(t, vmm):
     vmm("create", "--name", "web", "busybox")

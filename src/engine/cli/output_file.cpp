@@ -1,13 +1,10 @@
 #include "src/engine/cli/output_file.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include <filesystem>
 
-#include "src/base/unique_fd.h"
+#include "src/base/new_file.h"
 
 namespace vmm::engine::cli {
 namespace {
@@ -34,17 +31,10 @@ Result<void> write_output_file(const std::string& path,
   const auto parent = std::filesystem::path(path).parent_path().string();
   const auto folder = parent.empty() ? "." : parent;
   TRY(check(path, folder));
-  // Written beside, as an archive that was there is worth more than half of another. By a name that
-  // nobody knows before: where others write too, it is not theirs.
-  auto partial = folder + "/.vmm-output.XXXXXX";
-  const UniqueFd file(::mkostemp(partial.data(), O_CLOEXEC));
-  if (!file) return fail_errno("cannot create '{}'", path);
-  auto done = write(file.get());
-  if (done && ::rename(partial.c_str(), path.c_str()) < 0) {
-    done = fail_errno("cannot create '{}'", path);
-  }
-  if (!done) (void)::unlink(partial.c_str());  // the error is told
-  return done;
+  // An archive that was there is worth more than half of another.
+  auto file = TRY(NewFile::replacing(path));
+  TRY(write(file.fd()));
+  return file.publish();
 }
 
 }  // namespace vmm::engine::cli
