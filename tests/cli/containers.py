@@ -560,6 +560,25 @@ def changes_of_a_container(t, vmm):
     vmm.refused(1, "No such container: none", "diff", "none")
 
 
+@with_engine
+def changes_on_a_terminal(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    upper = fake(vmm, "web", "writable/upper")
+    names = ("\x1b]0;title\x07", "\u009b2J", "line\nD gone", "caf\u00e9")
+    for name in names:
+        write(f"{upper}/{name}/x")
+    written = "".join(f"A /{name}\nA /{name}/x\n" for name in sorted(names, key=os.fsencode))
+    t.equal(vmm("diff", "web"), written, "to a program, all bytes")
+    master, slave = pty.openpty()
+    process = vmm.start("diff", "web", stdout=slave)
+    os.close(slave)
+    shown = read_until(t, master, "/?2J/x\r\n")
+    t.equal(process.wait(20 * t.patience), 0)
+    os.close(master)
+    t.equal(shown.replace("\r\n", "\n"), "".join(f"A /{name}\nA /{name}/x\n" for name in (
+        "?]0;title?", "caf\u00e9", "line?D gone", "?2J")))
+
+
 def output_is_checked(t, vmm, command, name):
     folder = t.path(command)
     write(f"{folder}/victim", "untouched")

@@ -35,7 +35,8 @@ Result<int> diff(const Words& words) {
   TRY(read_files(machine->directory(), task, [](const agent::Message& message) -> Result<void> {
     const auto change = TRY(agent::decode<Change>(message));
     constexpr std::string_view kLetters = "CAD";
-    print(fmt::format("{} {}\n", kLetters[static_cast<std::size_t>(change.kind)], change.path));
+    print(fmt::format("{} {}\n", kLetters[static_cast<std::size_t>(change.kind)],
+                      one_line(change.path)));
     return {};
   }));
   TRY(machine->finish());

@@ -59,7 +59,12 @@ Result<int> wait_for_containers(const Words& words);
 Result<Store> open_store();
 std::string_view program();  // vmm, or docker: as it was called
 std::int64_t now();          // seconds since 1970
+// Whether standard output is a terminal. Guests, images and registries choose names: a person sees
+// them without what gives a terminal orders; a program gets all bytes, as Docker has them.
+bool is_for_a_person();
 void print(std::string_view text);
+// Of a name that is to stay on its line, for print().
+std::string one_line(std::string text);
 // A sentence on standard error, as main prints errors.
 void print_error(std::string_view text);
 

@@ -134,8 +134,8 @@ Result<int> top(const Words& words) {
     lines.push_back(fmt::format("{}\t{}\t{}\t0\t{}\t{}\t{}\t{}", process.user, process.pid,
                                 process.parent,
                                 local_time(container.started / kSecond).substr(11, 5),
-                                process.terminal.empty() ? "?" : process.terminal,
-                                clock_text(process.cpu_time), process.command));
+                                one_line(process.terminal.empty() ? "?" : process.terminal),
+                                clock_text(process.cpu_time), one_line(process.command)));
   }
   print(align_columns(lines));
   return 0;
@@ -161,7 +161,7 @@ Result<int> stats(const Words& words) {
           before, [&one](const Sample& other) { return other.container.id == one.container.id; });
       rows.push_back(row_of(one, last == before.end() ? nullptr : &*last, words.has("no-trunc")));
     }
-    if (screen) print("\x1b[H\x1b[2J");
+    if (screen) fmt::print("\x1b[H\x1b[2J");
     print(TRY(format_rows(format, rows)));
     if (once || std::fflush(stdout) != 0) return 0;
     before = current;

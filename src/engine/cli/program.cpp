@@ -13,6 +13,7 @@
 #include <csignal>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/base/helper_program.h"
@@ -212,6 +213,11 @@ Result<int> run_registry_program() {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+bool is_for_a_person() {
+  static const bool is_terminal = ::isatty(STDOUT_FILENO) != 0;
+  return is_terminal;
+}
+
 std::string_view program() { return program_name; }
 
 Result<Store> open_store() { return Store::open(TRY(default_root())); }
@@ -221,7 +227,21 @@ std::int64_t now() {
   return duration_cast<seconds>(system_clock::now().time_since_epoch()).count();
 }
 
-void print(std::string_view text) { fmt::print("{}", text); }
+void print(std::string_view text) {
+  if (!is_for_a_person()) {
+    fmt::print("{}", text);
+    return;
+  }
+  const char* separator = "";
+  for (const auto column : split(text, '\t')) {  // of a person's own format
+    fmt::print("{}{}", std::exchange(separator, "\t"), printable(column));
+  }
+}
+
+std::string one_line(std::string text) {
+  if (is_for_a_person()) std::ranges::replace(text, '\n', '?');
+  return text;
+}
 
 // Programs that drive Docker look for the first words. A guest, a registry or a file may have said
 // the rest.
