@@ -690,7 +690,7 @@ def images_of_containers(t, vmm):
     t.equal(read(os.path.join(vmm.directory("web"), "frozen")), "frozen\n", "not again")
     vmm("stop", "-t", "1", "web")
     t.equal(committed(t, vmm, "four", "web")[1], names)
-    for change, text in (("RUN true", "RUN is not a valid change command"), ("CMD", "CMD requires at least one argument"),
+    for change, text in (("RUN true", "RUN is not a valid change command: expected CMD, "), ("CMD", "CMD requires at least one argument"),
                          ("ENV x", "'x' has no value"), ("ENV x='1", "a quote is missing")):
         vmm.refused(1, text, "commit", "-c", change, "web")
     vmm.refused(1, "invalid reference format", "commit", "web", "Upper Case")

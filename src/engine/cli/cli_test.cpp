@@ -178,9 +178,12 @@ TEST(ImageChange, SetsTheConfiguration) {
     const auto applied = apply_change(config, change);
     return applied ? "" : applied.error().message();
   };
-  EXPECT_EQ(error_of("FROM x"), "FROM is not a valid change command");
-  EXPECT_EQ(error_of(""), "'' is not a valid change command");
-  EXPECT_EQ(error_of("FOO=1"), "FOO=1 is not a valid change command");
+  const std::string expected =
+      " is not a valid change command: expected CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, "
+      "ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR";
+  EXPECT_EQ(error_of("FROM x"), "FROM" + expected);
+  EXPECT_EQ(error_of(""), "''" + expected);
+  EXPECT_EQ(error_of("FOO=1"), "FOO=1" + expected);
   EXPECT_EQ(error_of("USER"), "USER requires at least one argument");
   EXPECT_EQ(error_of("ENV =x"), "'=x' is not of the form name=value");
   EXPECT_EQ(error_of("EXPOSE web"), "invalid containerPort: web");
@@ -193,6 +196,30 @@ TEST(ImageChange, SetsTheConfiguration) {
   nlohmann::json ports;
   EXPECT_TRUE(apply_change(ports, "EXPOSE 8000-8002/udp"));
   EXPECT_EQ(ports.dump(), R"({"ExposedPorts":{"8000/udp":{},"8001/udp":{},"8002/udp":{}}})");
+}
+
+TEST(ImageChange, HealthChecks) {
+  const auto health_of = [](const std::string& text) {
+    nlohmann::json config;
+    const auto applied = apply_change(config, "HEALTHCHECK " + text);
+    return applied ? config["Healthcheck"].dump() : applied.error().message();
+  };
+  EXPECT_EQ(health_of("NONE"), R"({"Test":["NONE"]})");
+  EXPECT_EQ(health_of("cmd curl -f http://x/ || exit 1"),
+            R"({"Test":["CMD-SHELL","curl -f http://x/ || exit 1"]})");
+  EXPECT_EQ(health_of("--interval=1m30s  --timeout=500ms --start-period=0s --start-interval=2s "
+                      "--retries=3 CMD [\"/check\", \"a b\"]"),
+            R"({"Interval":90000000000,"Retries":3,"StartInterval":2000000000,"StartPeriod":0,)"
+            R"("Test":["CMD","/check","a b"],"Timeout":500000000})");
+  EXPECT_EQ(health_of("CMD"), "missing command after HEALTHCHECK CMD");
+  EXPECT_EQ(health_of("NONE x"), "HEALTHCHECK NONE takes no arguments");
+  EXPECT_EQ(health_of("curl x"), "unknown type 'CURL' in HEALTHCHECK: expected CMD or NONE");
+  EXPECT_EQ(health_of("--retries=x CMD y"), "invalid --retries of HEALTHCHECK: 'x'");
+  EXPECT_EQ(health_of("--often CMD y"), "unknown option of HEALTHCHECK: --often");
+  for (const std::string text : {"", "3", "s", "1d", "-1s", "1us", "9999999999h", "1.5s"}) {
+    EXPECT_EQ(health_of("--timeout=" + text + " CMD y"),
+              "invalid duration '" + text + "': expected for example 30s, 1m30s or 500ms");
+  }
 }
 
 TEST(CopyRules, NamesOfTheCommandLine) {

@@ -1,5 +1,7 @@
 #include "src/engine/cli/image_change.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <vector>
@@ -13,8 +15,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<std::string_view, 10> kInstructions = {
-    "CMD",     "ENTRYPOINT", "ENV",  "EXPOSE", "LABEL",
+constexpr std::array<std::string_view, 11> kInstructions = {
+    "CMD",     "ENTRYPOINT", "ENV",  "EXPOSE", "HEALTHCHECK", "LABEL",
     "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"};
 
 std::string upper(std::string text) {
@@ -145,6 +147,81 @@ Result<void> apply_list(json& config, const std::string& name, const std::string
   return {};
 }
 
+// As Go has them: "1m30s", "500ms". Whole numbers; in nanoseconds.
+Result<std::uint64_t> duration_of(const std::string& text) {
+  constexpr std::array<std::pair<std::string_view, std::uint64_t>, 6> kUnits = {
+      {{"ns", 1},
+       {"us", 1'000},
+       {"ms", 1'000'000},
+       {"s", 1'000'000'000},
+       {"m", 60'000'000'000},
+       {"h", 3'600'000'000'000}}};
+  const auto wrong = [&text] {
+    return fail("invalid duration '{}': expected for example 30s, 1m30s or 500ms", text);
+  };
+  std::uint64_t sum = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const auto unit_at = std::min(text.find_first_not_of("0123456789", at), text.size());
+    const auto end = std::min(text.find_first_of("0123456789", unit_at), text.size());
+    const auto number = parse_number(text.substr(at, unit_at - at), 0, 1'000'000, "duration");
+    const auto unit = std::ranges::find(kUnits, text.substr(unit_at, end - unit_at),
+                                        &decltype(kUnits)::value_type::first);
+    if (!number || unit == kUnits.end()) return wrong();
+    sum += *number * unit->second;
+    if (sum > INT64_MAX) return wrong();
+    at = end;
+  }
+  if (text.empty() || (sum != 0 && sum < 1'000'000)) return wrong();  // 0: as if it was not given
+  return sum;
+}
+
+Result<void> set_health_option(json& health, const std::string& word) {
+  constexpr std::array<std::pair<std::string_view, const char*>, 4> kDurations = {
+      {{"--interval", "Interval"},
+       {"--timeout", "Timeout"},
+       {"--start-period", "StartPeriod"},
+       {"--start-interval", "StartInterval"}}};
+  const auto equals = std::min(word.find('='), word.size());
+  const auto name = word.substr(0, equals), value = word.substr(std::min(equals + 1, word.size()));
+  if (name == "--retries") {
+    const auto retries = parse_number(value, 0, 1'000'000, "retries");
+    if (!retries) return fail("invalid --retries of HEALTHCHECK: '{}'", value);
+    health["Retries"] = *retries;
+    return {};
+  }
+  const auto found = std::ranges::find(kDurations, name, &decltype(kDurations)::value_type::first);
+  if (found == kDurations.end()) return fail("unknown option of HEALTHCHECK: {}", name);
+  health[found->second] = TRY(duration_of(value));
+  return {};
+}
+
+// NONE, or [--interval=DURATION ...] CMD COMMAND. Kept for those that check it: here nobody does.
+Result<void> set_health_check(json& config, std::string text) {
+  auto health = json::object();
+  while (text.starts_with("--")) {
+    const auto end = std::min(text.find_first_of(" \t"), text.size());
+    TRY(set_health_option(health, text.substr(0, end)));
+    text = trimmed(text.substr(end));
+  }
+  const auto end = std::min(text.find_first_of(" \t"), text.size());
+  const auto kind = upper(text.substr(0, end)), command = trimmed(text.substr(end));
+  if (kind == "NONE") {
+    if (!command.empty()) return fail("HEALTHCHECK NONE takes no arguments");
+    health["Test"] = json::array({"NONE"});
+  } else if (kind != "CMD") {
+    return fail("unknown type '{}' in HEALTHCHECK: expected CMD or NONE", kind);
+  } else if (command.empty()) {
+    return fail("missing command after HEALTHCHECK CMD");
+  } else if (auto list = as_list(command)) {
+    list->insert(list->begin(), "CMD");
+    health["Test"] = *list;
+  } else {
+    health["Test"] = json::array({"CMD-SHELL", command});
+  }
+  config["Healthcheck"] = std::move(health);
+  return {};
+}
+
 }  // namespace
 
 Result<void> apply_change(json& config, const std::string& instruction) {
@@ -153,7 +230,8 @@ Result<void> apply_change(json& config, const std::string& instruction) {
   const auto name = upper(whole.substr(0, end));
   const auto text = trimmed(whole.substr(end));
   if (std::ranges::find(kInstructions, name) == kInstructions.end()) {
-    return fail("{} is not a valid change command", name.empty() ? "''" : name);
+    return fail("{} is not a valid change command: expected {}", name.empty() ? "''" : name,
+                fmt::join(kInstructions, ", "));
   }
   if (text.empty()) return fail("{} requires at least one argument", name);
   if (name == "CMD" || name == "ENTRYPOINT") {
@@ -164,6 +242,8 @@ Result<void> apply_change(json& config, const std::string& instruction) {
     for (const auto& [key, value] : TRY(pairs_of(text))) set_key(config, "Labels", key, value);
   } else if (name == "EXPOSE" || name == "VOLUME") {
     return apply_list(config, name, text);
+  } else if (name == "HEALTHCHECK") {
+    return set_health_check(config, text);
   } else if (name == "USER") {
     config["User"] = text;
   } else if (name == "STOPSIGNAL") {
