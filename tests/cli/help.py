@@ -1,6 +1,7 @@
 """What the program says of itself: help, manual page, completion of shells, and README of the program. All but the last are made of
 the tables that parse the command line."""
 import fcntl
+import glob
 import json
 import os
 import pty
@@ -161,8 +162,21 @@ def manual_names_everything(t):
         for option in options_in(output(t, "help", *names)):
             t.contains(plain, option, f"the manual has the options of {names}")
     t.equal(options_in(output(t, "--help")) - options_in(plain), set(), "options of --help that the manual lacks")
+    environment = plain.partition("\nENVIRONMENT\n")[2].partition("\nEXIT STATUS\n")[0]
+    for variable in variables_of_the_program():
+        t.contains(environment, variable)
     for title in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "ENVIRONMENT", "EXIT STATUS", "EXAMPLES"):
         t.true(re.search(rf"^{title}$", plain, re.M), f"the manual has a section {title}")
+
+
+def variables_of_the_program():
+    """Its own, as its sources ask for them."""
+    found = set()
+    for path in glob.glob(os.path.join(ROOT, "src/**/*.cpp"), recursive=True):
+        if not path.endswith("_test.cpp"):
+            with open(path) as file:
+                found |= set(re.findall(r'(?:getenv|variable)\("(VMM_\w+)"\)', file.read()))
+    return sorted(found)
 
 
 @test

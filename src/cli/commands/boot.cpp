@@ -295,7 +295,16 @@ std::vector<Section> boot_sections() {
       {"Environment",
        {},
        {{"XDG_CACHE_HOME", "the directory in which unpacked kernels are kept (~/.cache)"},
-        {"VMM_LIBEXEC", "the directory of vmm-net, the program of networks of kind user"}},
+        {"VMM_LIBEXEC",
+         "the directory of the programs that `vmm` starts: vmm-net, of networks of "
+         "kind user, and vmm-engine, of containers and images"},
+        {"VMM_ROOT",
+         "the directory of images and containers (/var/lib/vmm for root, else "
+         "$XDG_DATA_HOME/vmm, which is ~/.local/share/vmm)"},
+        {"VMM_MACHINE",
+         "the directory with `kernel` and `initramfs` of the machines of containers "
+         "(share/vmm/machine beside the program's directory)"},
+        {"VMM_MONITOR", "the program that is started for a container's machine (`vmm` itself)"}},
        Section::In::manual},
       {"Exit status",
        {},

@@ -17,6 +17,10 @@ Page page_of(const vmm::engine::cli::Command& command, std::string_view name) {
   page.name = name;
   page.forms.emplace_back(command.form);
   page.summary = command.summary;
+  if (!command.paragraphs.empty()) {
+    page.description.push_back(fmt::format("{}.", command.summary));
+    for (const auto paragraph : command.paragraphs) page.description.emplace_back(paragraph);
+  }
   OptionGroup group{"Options", {}};
   for (const auto& option : command.options) {
     if (option.help.empty()) continue;  // refused

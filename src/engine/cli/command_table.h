@@ -21,6 +21,8 @@ struct Command {
   std::size_t least, most;   // names
   std::span<const Option> options;
   bool ends_at_name = false;  // what follows the first name is not for us
+  // What there is to say besides: paragraphs, without line ends, with `code` between backquotes.
+  std::span<const std::string_view> paragraphs = {};
 };
 
 inline constexpr std::size_t kAnyNumber = 10'000;
@@ -75,16 +77,49 @@ inline constexpr std::array kSaveOptions = {
     Option{'o', "output", "string", "Write to a file, instead of STDOUT"},
 };
 
+inline constexpr std::array<std::string_view, 2> kCommitParagraphs = {
+    "The container may run, be paused or be stopped. One that runs stands still while its files "
+    "are "
+    "read, unless --pause=false. What lies in mounts is not part of the image.",
+    "--change takes the instructions `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, "
+    "`ONBUILD`, `STOPSIGNAL`, `USER`, `VOLUME` and `WORKDIR`.",
+};
+inline constexpr std::array<std::string_view, 4> kCopyParagraphs = {
+    "The container may run, be paused or be stopped. A directory is copied with all that is in it: "
+    "into DEST_PATH if that is a directory, and under that name if there is none.",
+    "A SRC_PATH that ends in `/.` is what is in the directory, without the directory itself: "
+    "`vmm cp web:/etc/. here` copies /etc/passwd to here/passwd.",
+    "`-` in place of a path of the host is a tar archive on a standard stream: as SRC_PATH it is "
+    "unpacked into the directory DEST_PATH, compressed or not; as DEST_PATH it is written. "
+    "`vmm cp web:/etc - | tar -t` lists files.",
+    "A symbolic link is copied as a link. Copies in a container belong to root, and on the host to "
+    "whoever runs the command, unless --archive keeps their owners. A path that begins with `./` "
+    "or "
+    "`/` is one of the host even if it has a colon.",
+};
+inline constexpr std::array<std::string_view, 2> kDiffParagraphs = {
+    "A line is a letter and a path: `A` for what was added to the image's files, `C` for what was "
+    "changed, `D` for what was deleted. A directory is changed when something in it is.",
+    "What lies in mounts, such as /proc and /dev, is no change.",
+};
+inline constexpr std::array<std::string_view, 1> kExportParagraphs = {
+    "The archive has all files of the container, its image's too, but nothing that lies in mounts. "
+    "`vmm import` makes an image of it, without the image's configuration; `vmm commit` keeps "
+    "that.",
+};
+
 inline constexpr std::array kCommands = {
     Command{"attach", "container attach", "[OPTIONS] CONTAINER",
             "Attach local standard input, output, and error streams to a running container", 1, 1,
             kAttachOptions},
     Command{"commit", "container commit", "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
-            "Create a new image from a container's changes", 1, 2, kCommitOptions},
+            "Create a new image from a container's changes", 1, 2, kCommitOptions, false,
+            kCommitParagraphs},
     Command{"container prune", "", "[OPTIONS]", "Remove all stopped containers", 0, 0,
             kContainerPruneOptions},
     Command{"cp", "container cp", "[OPTIONS] [CONTAINER:]SRC_PATH|- [CONTAINER:]DEST_PATH|-",
-            "Copy files/folders between a container and the local filesystem", 2, 2, kCopyOptions},
+            "Copy files/folders between a container and the local filesystem", 2, 2, kCopyOptions,
+            false, kCopyParagraphs},
     Command{"create", "container create", "[OPTIONS] IMAGE [COMMAND] [ARG...]",
             "Create a new container", 1, kAnyNumber, kCreateOptions, true},
     Command{"diff",
@@ -93,11 +128,14 @@ inline constexpr std::array kCommands = {
             "Inspect changes to files or directories on a container's filesystem",
             1,
             1,
-            {}},
+            {},
+            false,
+            kDiffParagraphs},
     Command{"exec", "container exec", "[OPTIONS] CONTAINER COMMAND [ARG...]",
             "Execute a command in a running container", 2, kAnyNumber, kExecOptions, true},
     Command{"export", "container export", "[OPTIONS] CONTAINER",
-            "Export a container's filesystem as a tar archive", 1, 1, kExportOptions},
+            "Export a container's filesystem as a tar archive", 1, 1, kExportOptions, false,
+            kExportParagraphs},
     Command{"history", "image history", "[OPTIONS] IMAGE", "Show the history of an image", 1, 1,
             kHistoryOptions},
     Command{"image inspect", "", "[OPTIONS] IMAGE [IMAGE...]",

@@ -54,8 +54,23 @@ std::string usage_of(const Command& command) {
   return fmt::format("Usage:  {} {}", path_of(command), command.form);
 }
 
+// A paragraph in lines of 80 columns at most.
+std::string wrapped(std::string_view paragraph) {
+  constexpr std::size_t kWidth = 80;
+  std::string text = "\n";
+  std::size_t column = 0;
+  for (const auto word : split(paragraph, ' ')) {
+    const bool fits = column == 0 || column + 1 + word.size() <= kWidth;
+    if (column != 0) text += fits ? ' ' : '\n';
+    column = (fits && column != 0 ? column + 1 : 0) + word.size();
+    text += word;
+  }
+  return text + "\n";
+}
+
 std::string help_of(const Command& command) {
   auto text = fmt::format("\n{}\n\n{}\n", usage_of(command), command.summary);
+  for (const auto paragraph : command.paragraphs) text += wrapped(paragraph);
   if (!command.alias.empty()) {
     text += fmt::format("\nAliases:\n  {} {}, {}\n", program_name, command.alias, path_of(command));
   }
