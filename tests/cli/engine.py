@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -29,6 +30,29 @@ def an_image_of_debian_is_loaded(t):
     t.equal(loaded.stdout, "Loaded image: busybox:latest\n")
     t.equal(run(t, "images", "--format", "{{.Repository}}:{{.Tag}}").stdout, "busybox:latest\n")
     t.equal(run(t, "inspect", "-f", "{{json .Config.Cmd}}", "busybox").stdout, '["sh"]\n')
+
+
+@test
+def what_the_store_has_is_not_written_again(t):
+    run(t, "load", "-i", t.images.busybox)
+    saved = t.path("saved.tar")
+    t.equal(run(t, "save", "-o", saved, "busybox").returncode, 0)
+
+    def load(path, most):
+        return subprocess.run([t.images.vmm, "load", "-i", path], text=True, capture_output=True, timeout=60 * t.patience,
+                              env={**os.environ, "VMM_ROOT": t.path("store")},
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    again = load(saved, 256 << 10)      # which is less than its layer
+    t.equal((again.returncode, again.stdout, again.stderr), (0, "Loaded image: busybox:latest\n", ""))
+    # But it is looked at.
+    with tarfile.open(saved) as tar:
+        largest = max((one for one in tar if one.name.startswith("blobs/")), key=lambda one: one.size)
+    t.true(largest.size > 256 << 10, f"the layer has {largest.size} bytes")
+    with open(saved, "r+b") as file:
+        file.seek(largest.offset_data + 1000)
+        file.write(b"changed")
+    changed = load(saved, resource.RLIM_INFINITY)
+    t.equal((changed.returncode, changed.stderr), (1, f"vmm: '{largest.name}': digest mismatch\n"))
 
 
 @test

@@ -25,6 +25,21 @@ Result<UniqueFd> open_input(const std::string& path) {
   return open_file(path, O_RDONLY);
 }
 
+// What is read of an archive is written to a blob, too.
+class KeptSource final : public ByteSource {
+ public:
+  KeptSource(int fd, BlobWriter& blob) : file_(fd), blob_(blob) {}
+  Result<std::size_t> read(std::span<std::byte> buffer) override {
+    const auto n = TRY(file_.read(buffer));
+    TRY(blob_.write(buffer.first(n)));
+    return n;
+  }
+
+ private:
+  FileSource file_;
+  BlobWriter& blob_;
+};
+
 // An image that is asked for by a name keeps it; by a repository alone, all its tags.
 Result<void> add_saved(Catalog& catalog, const std::string& name, std::vector<SavedImage>& saved) {
   const auto put = [&saved](const Image& image, const std::string& tag) {
@@ -92,15 +107,14 @@ Result<int> import_image(const Words& words) {
   const auto& content = store.content();
   // The archive as it came is the layer; its diff id is of what it unpacks to.
   auto writer = TRY(BlobWriter::create(content));
-  FileSource archive(input.get());
-  std::vector<std::byte> buffer(256u << 10);
-  while (const auto n = TRY(archive.read(buffer))) TRY(writer.write(std::span(buffer).first(n)));
-  auto blob = writer.finish();
-  const auto reopened = TRY(open_file(blob.file.path(), O_RDONLY));
-  FileSource compressed(reopened.get());
-  const auto plain = TRY(Decompressor::create(compressed));
+  KeptSource archive(input.get(), writer);
+  const auto plain = TRY(Decompressor::create(archive));
   HashingSource unpacked(*plain, UINT64_MAX);
   const auto diff_id = TRY(unpacked.finish());
+  std::vector<std::byte> rest(256u << 10);  // what stands behind the end of what is compressed
+  while (TRY(archive.read(rest)) > 0) {
+  }
+  auto blob = writer.finish();
   TRY(content.publish(std::move(blob.file), Content::blob, blob.digest));
   const auto time = format_time(now());
   const auto message = words.has("message") ? words.text("message") : "Imported from " + source;

@@ -90,7 +90,27 @@ class ArchiveFiles {
   }
 
  private:
+  // The digest by which an archive names a blob: "blobs/sha256/HEX".
+  static std::optional<Digest> digest_of(std::string_view name) {
+    constexpr std::string_view kBlobs = "blobs/sha256/";
+    if (!name.starts_with(kBlobs)) return std::nullopt;
+    const auto digest = Digest::parse(fmt::format("sha256:{}", name.substr(kBlobs.size())));
+    return digest ? std::optional(*digest) : std::nullopt;
+  }
+
+  // Layers are mostly those of an image that is there: they are not written once more.
+  Result<void> check_file(TarReader& tar, const std::string& name, const Digest& digest) {
+    Sha256 hash;
+    while (const auto piece = TRY(tar.read())) hash.update(piece->bytes);
+    if (hash.finish() != digest) return fail("'{}': digest mismatch", name);
+    paths_.insert_or_assign(name, digest);
+    return {};
+  }
+
   Result<void> read_file(TarReader& tar, const std::string& name) {
+    if (const auto digest = digest_of(name); digest && content_.has(Content::blob, *digest)) {
+      return check_file(tar, name, *digest);
+    }
     auto blob = TRY(BlobWriter::create(content_));
     while (const auto piece = TRY(tar.read())) {
       if (piece->offset != blob.size()) return fail("'{}' is a sparse file", name);
