@@ -697,6 +697,40 @@ def images_of_containers(t, vmm):
     vmm.refused(1, "No such container: none", "commit", "none")
 
 
+@with_engine
+def names_that_an_image_cannot_have(t, vmm):
+    vmm("create", "--name", "web", "busybox", "sleep", "1000")
+    change_files(vmm, "web")
+    name = fake(vmm, "web", "writable/upper/etc/.wh.passwd")
+    write(name, "the container's own")
+    vmm.refused(1, "no image can have a file named 'etc/.wh.passwd'", "commit", "web")
+    t.contains(vmm("diff", "web"), "A /etc/.wh.passwd\n")
+    os.unlink(name)
+    committed(t, vmm, "one", "web")
+
+
+@with_engine
+def names_whose_letters_are_apart(t, vmm):
+    """An accent behind its letter, and both as one, are two names, whatever an archive's reader makes of them."""
+    vmm("create", "--name", "web", "busybox", "sleep", "1000")
+    root, apart, composed = fake(vmm, "web", "root"), "cafe\u0301", "caf\u00e9"
+    upper = fake(vmm, "web", "writable/upper")
+    os.makedirs(f"{root}/to")
+    for name in (apart, composed):
+        write(t.path(f"in/{name}"), name)
+        write(f"{upper}/{name}", name)
+    with tarfile.open(t.path("in.tar"), "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(t.path("in"), ".")
+    with open(t.path("in.tar"), "rb") as file:
+        process = vmm.start("cp", "-", "web:/to", stdin=file)
+        t.equal((*process.communicate(timeout=30 * t.patience), process.returncode), ("", "", 0))
+    t.equal(tree_of(f"{root}/to"), sorted(f"{name}={name}" for name in (apart, composed)))
+    vmm("cp", t.path("in"), "web:/in")
+    vmm("cp", "web:/in", t.path("out"))
+    t.equal(tree_of(t.path("out")), tree_of(f"{root}/to"))
+    t.equal(committed(t, vmm, "one", "web")[1], [apart, composed])
+
+
 def refuses_files_of(t, fault, text):
     vmm = Engine(t, fault)
     vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
