@@ -177,6 +177,32 @@ def erofs():
     return bytes(image)
 
 
+def files():
+    """Messages of files: of each kind one, over what is there; then through links, and out of the directory."""
+    def field(number, value):
+        value = struct.pack("<Q", value) if isinstance(value, int) else value
+        return struct.pack("<BI", number, len(value)) + value
+
+    def message(kind, *fields):
+        body = b"".join(field(number, value) for number, value in fields)
+        return struct.pack("<IB", len(body) + 1, kind) + body
+
+    def piece(offset, content):
+        return message(2, (1, offset), (2, content))
+    xattr = field(1, b"user.x") + field(2, b"value")
+    file, folder, link, pipe, device = 0o100644, 0o40700, 0o120777, 0o10644, 0o20666
+    common = (
+        message(1, (1, b"folder/new"), (2, folder), (5, 1)), message(1, (1, b"folder/new/file"), (2, file | 0o4000), (7, 9), (12, xattr)),
+        piece(0, b"some"), piece(6, b"end"), message(1, (1, b"folder/again"), (2, file), (9, b"folder/new/file")),
+        message(1, (1, b"file"), (2, file), (7, 3)), piece(0, b"new"), message(1, (1, b"link"), (2, link), (8, b"../outside/file")),
+        message(1, (1, b"folder/pipe"), (2, pipe)))
+    # Each of these ends a stream that is refused.
+    for last in (b"", message(1, (1, b"folder/null"), (2, device), (10, 1), (11, 3)), message(1, (1, b"up/file"), (2, file), (7, 1)),
+                 message(1, (1, b"absolute/x"), (2, folder)), message(1, (1, b"../outside/x"), (2, file)), message(1, (1, b"up"), (2, folder)),
+                 message(1, (1, b"mine"), (2, file), (9, b"up/file")), message(1, (1, b"folder/up/file"), (2, file))):
+        yield b"".join(common) + last + message(4)
+
+
 def of(name):
     seeds = []
     if name == "elf":
@@ -202,6 +228,9 @@ def of(name):
                  accesses("ports", (4, 0, 0x80000800), (4, 4), (2, 6), (1, 3))]
     elif name == "layer":
         seeds = [*layers(), erofs()]
+    elif name == "files":
+        # How: archives (1), into a root (2), whose owner (4, 8), one name alone (16).
+        seeds = [bytes([how]) + layer for layer in layers() for how in (1, 3, 5, 11, 17)] + [bytes([how]) + one for how in (0, 2, 4, 8, 10, 16) for one in files()]
     elif name == "qcow2":
         seeds = [qcow2(), qcow2(version=2), qcow2(order=0), qcow2(snapshots=1), qcow2(compression=1)]
     elif name == "archive":
