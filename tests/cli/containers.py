@@ -1,4 +1,5 @@
 """Containers without guests: the program, its engine and the supervisors are real; machines are tests/support/fake_machine."""
+import contextlib
 import json
 import os
 import pty
@@ -11,7 +12,7 @@ import subprocess
 import tarfile
 import time
 
-from harness import test
+from harness import Skip, test
 from harness.images import ROOT
 
 FAKE = os.path.join(ROOT, "tests/support/fake_machine")
@@ -912,6 +913,28 @@ def a_start_beside_a_copy_is_given_up(t, vmm):
     copying.communicate(timeout=20 * t.patience)
     t.equal((attached.communicate(timeout=20 * t.patience), attached.returncode), (("said early\n", ""), 0))
     t.equal(vmm.state("xx"), "exited 0")
+
+
+@test
+def an_end_without_room_on_the_disk(t):
+    if os.geteuid() != 0:
+        raise Skip("a small file system is mounted by root")
+    os.makedirs(t.path("store"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "small", t.path("store")], check=True)
+    try:
+        vmm = Engine(t)
+        vmm("run", "-d", "--name", "xx", "busybox", "sh", "-c", f"until test -e {t.path('go')}; do sleep 0.1; done; exit 7")
+        with open(t.path("store/filler"), "wb", buffering=0) as file, contextlib.suppress(OSError):     # at last it is full
+            while file.write(bytes(4096)):
+                pass
+        t.file("go")
+        t.eventually(lambda: not machines_of(t), 10, "it has ended")
+        os.unlink(t.path("store/filler"))
+        t.equal(vmm.state("xx"), "exited 7")
+        vmm("start", "xx")
+        vmm.end()
+    finally:
+        subprocess.run(["umount", "-l", t.path("store")], check=True)
 
 
 @with_engine

@@ -422,10 +422,12 @@ void Supervised::conclude() {
   if (log_) log_->finish();
   if (lock_) {
     // What cannot be written is repaired by the next command: the lock is free.
-    (void)!write_end();
+    const bool written = write_end().has_value();
+    if (!written && !failed_code_) (void)!keep_end(".", *end_);
     listener_watch_.reset();
     listener_.reset();
-    for (const char* file : {"vsock", "control", "pid"}) (void)::unlink(file);
+    for (const char* file : {"vsock", "control"}) (void)::unlink(file);
+    if (written) (void)::unlink("pid");
     lock_.reset();
   }
   const auto code = static_cast<std::uint8_t>(end_->exit_code);
