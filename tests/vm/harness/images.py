@@ -70,7 +70,7 @@ class Images:
     def _copy_of_program(self):
         near = os.path.join(self._work, "bin")
         os.makedirs(near)
-        for program in ("src/cli/vmm", "src/user_net/vmm-net", "src/engine/cli/vmm-engine"):
+        for program in ("src/cli/vmm", "src/user_net/vmm-net", "src/engine/cli/vmm-engine", "src/engine/cli/vmm-registry"):
             path = os.path.join(self.build, program)
             if os.path.exists(path) or "engine" not in program:     # a cross build has no engine
                 shutil.copy2(path, near)
