@@ -263,3 +263,14 @@ def a_pull_is_interrupted_at_its_end(t):
 def takes_signal(process, number):
     with open(f"/proc/{process.pid}/status") as file:
         return int(re.search(r"SigCgt:\s+(\w+)", file.read()).group(1), 16) >> (number - 1) & 1
+
+
+@test
+def the_links_of_busybox_have_its_mode(t):
+    """Docker and podman take a file's mode of its last name."""
+    with tarfile.open(t.images.busybox) as archive:
+        (layer,) = [name for name in archive.getnames() if name.endswith("/layer.tar")]
+        with tarfile.open(fileobj=archive.extractfile(layer)) as files:
+            links = [entry for entry in files if entry.islnk()]
+    t.true(len(links) > 100, f"{len(links)} links")
+    t.equal({(entry.linkname, entry.mode) for entry in links}, {("bin/busybox", 0o755)})
