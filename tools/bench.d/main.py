@@ -13,6 +13,7 @@ import tempfile
 import host_memory
 import peers
 import results
+import synthetic_image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOST_DIED = 125  # tools/test-host's exit code for it
@@ -22,6 +23,10 @@ REPETITIONS = 3  # the same
 # run(environment) -> iterator of (row, peer name, value), called once a repetition.
 NAMES = ["boot", "stock-boot", "memory", "start", "block", "net", "balloon", "save", "restore", "forks", "export"]
 NEED_ROOT = {"block", "net", "balloon", "export"}
+# The name of all of them: `containers`.
+CONTAINER_NAMES = ["container-start", "container-many", "container-memory", "container-pull", "container-image-size", "container-parts"]
+# Synthetic images of containers, and the benchmark that needs each.
+SYNTHETIC = {"pulled": "container-pull", **dict.fromkeys(["one-small", "sixty-small", "one-large"], "container-image-size")}
 # Not of this machine itself, nor of a kernel that is measured here alone.
 FOREIGN_NAMES = [name for name in NAMES if name not in ("stock-boot", "start")]
 NATIVE_ARCHITECTURE = os.uname().machine
@@ -40,23 +45,41 @@ class Environment:
         self.images = json.loads(arguments.images) if arguments.images else {}
 
 
-def prepare(architecture, names):
+def last_lines(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.split("\n")
+
+
+def prepare(arguments, names):
     """Builds what the guests of these benchmarks need, on this machine; cached by the recipes."""
+    machines = set(names) - set(CONTAINER_NAMES)
+    images = prepare_machines(arguments.arch, machines) if machines else {}
+    if set(names) - machines:
+        images.update(prepare_containers(arguments.vmm, names))
+    return images
 
-    def last_lines(*command):
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
-                              cwd=ROOT).stdout.split("\n")
 
+def prepare_machines(architecture, names):
     kernel = "vmlinux" if architecture == "x86_64" else "Image"
     images = {"initramfs": last_lines("guest-images/initramfs/build", "--arch", architecture)[0]}
-    if set(names) - {"stock-boot"}:     # the small kernel, compiled for minutes
+    if names - {"stock-boot"}:     # the small kernel, compiled for minutes
         images["kernel"] = last_lines("guest-images/kernel/build", "--arch", architecture, "--print", kernel)[0]
-    if NEED_ROOT & set(names):
+    if NEED_ROOT & names:
         images["rootfs"] = last_lines("guest-images/rootfs/build", "--arch", architecture)[0]
     if "stock-boot" in names:
         for name in module("stock-boot").KERNELS.values():
             images[f"stock_{name}"] = {form: last_lines("guest-images/kernel/stock", "--print", form, name)[0]
                                        for form in ("vmlinuz", "vmlinux")}
+    return images
+
+
+def prepare_containers(vmm, names):
+    images = {"machine": str(pathlib.Path(vmm).parents[2] / "guest-images/machine"),    # by `ninja machine`
+              "busybox": last_lines("guest-images/container/build", "busybox")[0]}
+    if "container-memory" in names:
+        images["python"] = last_lines("guest-images/container/build", "python")[0]
+    for name, of in SYNTHETIC.items():
+        if of in names:
+            images[name] = synthetic_image.kept(name, images["busybox"])
     return images
 
 
@@ -117,8 +140,10 @@ def main():
     parser.add_argument("--images", help=argparse.SUPPRESS)  # set when inside of the test host
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
-    known = NAMES if arguments.arch == NATIVE_ARCHITECTURE else FOREIGN_NAMES
-    names = arguments.names or known
+    is_native = arguments.arch == NATIVE_ARCHITECTURE
+    default = NAMES if is_native else FOREIGN_NAMES
+    known = default + CONTAINER_NAMES if is_native else default
+    names = [name for word in arguments.names or default for name in (CONTAINER_NAMES if word == "containers" else [word])]
     for name in names:
         if name not in known:
             sys.exit(f"bench: unknown benchmark '{name}': {', '.join(known)} are known for {arguments.arch}")
@@ -128,7 +153,7 @@ def main():
         values = measure(names[0], environment, arguments.runs)
         pathlib.Path(os.environ["TEST_HOST_OUT"], "values.json").write_text(json.dumps(values))
         return
-    images = prepare(arguments.arch, names)
+    images = prepare(arguments, names)
     result = {}
     for name in names:
         if module(name).NATIVE:
