@@ -31,6 +31,8 @@ class Engine:
         self("load", "-i", t.images.busybox)
 
     def start(self, *words, **how):
+        if words[0] in ("run", "create"):       # a machine that is none has no template
+            words = (words[0], "--cold", *words[1:])
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
         return subprocess.Popen([self.t.images.vmm, *words], text=True, env=self.environment, **how)
 

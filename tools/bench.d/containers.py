@@ -137,20 +137,13 @@ class Vmm(Engine):
         engine.run_words = ("--cold",) if self.knows_templates else ()
         return engine
 
-    def templates(self):
-        """(whole ones, others)"""
-        try:
-            names = os.listdir(self.directory + "/store/machine/templates")
-        except FileNotFoundError:
-            return [], []
-        return [name for name in names if "." not in name], [name for name in names if "." in name]
-
     def has_template(self):
         """Whether the run before left one to be made, once it is made."""
+        folder = self.directory + "/store/machine/templates"
         deadline = time.monotonic() + PATIENCE
         while self.knows_templates and time.monotonic() < deadline:
-            whole, others = self.templates()
-            if whole and not others:
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            if any("." not in name for name in names) and not any(name.endswith((".work", ".partial")) for name in names):
                 return True
             time.sleep(0.2)
         return False
