@@ -199,13 +199,13 @@ void Session::watch_working_set(const snapshot::Source& snapshot) {
 
 void Session::bring_in(snapshot::WorkingSet set) {
   const auto& memory = machine_->memory();
-  if (machine_->maps_memory_ahead()) {
-    machine_->set_first_work(
-        [&memory, first = snapshot::take_first(set, kMappedAhead)](kvm::Vcpu& vcpu) {
-          snapshot::bring_in(memory, first, [&vcpu](GuestAddress base, std::uint64_t length) {
-            return vcpu.map_memory(base, length) == length;
-          });
-        });
+  auto first = snapshot::take_first(set, machine_->maps_memory_ahead() ? kMappedAhead : 0);
+  if (!first.empty()) {
+    machine_->set_first_work([&memory, first = std::move(first)](kvm::Vcpu& vcpu) {
+      snapshot::bring_in(memory, first, [&vcpu](GuestAddress base, std::uint64_t length) {
+        return vcpu.map_memory(base, length) == length;
+      });
+    });
   }
   if (!set.empty()) prefetcher_ = std::make_unique<snapshot::Prefetcher>(memory, std::move(set));
 }

@@ -255,9 +255,12 @@ TEST(WorkingSetTest, WhatIsWrittenComesFirst) {
   WorkingSet set{"d", {{0, 2 * kPage}, {8 * kPage, kPage}}, {{4 * kPage, kPage}}};
   const auto first = take_first(set, 2 * kPage);
   EXPECT_EQ(first.written, (std::vector<Extent>{{4 * kPage, kPage}}));
-  EXPECT_EQ(first.touched, (std::vector<Extent>{{0, 2 * kPage}})) << "whole extents";
-  EXPECT_TRUE(set.written.empty());
-  EXPECT_EQ(set.touched, (std::vector<Extent>{{8 * kPage, kPage}}));
+  EXPECT_EQ(first.touched, (std::vector<Extent>{{0, kPage}})) << "a part of an extent";
+  EXPECT_EQ(set.touched, (std::vector<Extent>{{kPage, kPage}, {8 * kPage, kPage}}));
+  WorkingSet large{"d", {}, {{0, 64 * kPage}}};
+  EXPECT_EQ(take_first(large, kPage).written, (std::vector<Extent>{{0, kPage}}));
+  EXPECT_TRUE(large.written.empty()) << "nobody else's memory grows by what one guest wrote";
+  EXPECT_EQ(large.touched, (std::vector<Extent>{{kPage, 63 * kPage}}));
   EXPECT_FALSE(take_first(set, 1u << 20).empty());
   EXPECT_TRUE(set.empty());
 }

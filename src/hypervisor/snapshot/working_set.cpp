@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "src/base/log.h"
 #include "src/base/thread.h"
@@ -98,13 +99,20 @@ WorkingSet take_first(WorkingSet& set, std::uint64_t bytes) {
   const auto take = [&bytes](std::vector<Extent>& from, std::vector<Extent>& to) {
     auto it = from.begin();
     for (; it != from.end() && bytes > 0; ++it) {
-      to.push_back(*it);
-      bytes -= std::min(bytes, it->length);
+      const auto length = std::min(bytes, it->length);
+      to.push_back({it->offset, length});
+      bytes -= length;
+      if (length == it->length) continue;
+      it->offset += length;
+      it->length -= length;
+      break;
     }
     from.erase(from.begin(), it);
   };
   take(set.written, first.written);
   take(set.touched, first.touched);
+  std::ranges::move(set.written, std::back_inserter(set.touched));
+  set.written.clear();
   return first;
 }
 

@@ -46,7 +46,8 @@ Result<void> record_working_set(const GuestMemory& memory, const std::string& di
 WorkingSet read_working_set(const std::string& directory, const std::string& digest,
                             std::uint64_t memory_size);
 
-// Takes its first `bytes` out of the set, or a little more: written pages before others.
+// Takes its first `bytes` out of the set, whole pages: written pages before others. What is left is
+// only read: whoever started first must not say how much memory of their own all later ones have.
 WorkingSet take_first(WorkingSet& set, std::uint64_t bytes);
 
 // Brings them in, here. `map` hears of each piece that is in the host's memory then, a megabyte at
