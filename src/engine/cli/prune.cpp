@@ -105,8 +105,8 @@ Result<int> system_prune(const Words& words) {
   const auto filters = words.list("filter");
   TRY(check_filters(filters));
   auto warning = fmt::format(
-      "WARNING! This will remove:\n  - all stopped containers\n  - all machine templates\n  - all "
-      "{}\n",
+      "WARNING! This will remove:\n  - all stopped containers\n{}  - all {}\n",
+      filters.empty() ? "  - all machine templates\n" : "",
       all ? "images without at least one container associated to them" : "dangling images");
   if (!filters.empty()) warning += "\n  Items to be pruned will be filtered with:\n";
   for (const auto& text : filters) warning += "  - " + text + "\n";
@@ -119,8 +119,8 @@ Result<int> system_prune(const Words& words) {
   const auto images = TRY(prune_images(store, all, of_images));
   pruned.text += images.text;
   pruned.freed += images.freed;
-  // The next start of each kind of machine boots.
-  pruned.freed += MachineTemplates(store.root()).prune(0);
+  // The next start of each kind of machine boots. They have no labels, and no time of their making.
+  if (filters.empty()) pruned.freed += MachineTemplates(store.root()).prune(0);
   tell(pruned);
   return 0;
 }

@@ -35,7 +35,10 @@ Result<Pull> pull_policy(const Words& words) {
 
 // An error without a text: the other program has said it.
 Result<void> pull_missing() {
-  if (TRY(run_registry_program()) != 0) return fail("");
+  constexpr int kNotExecuted = 127;
+  const int code = TRY(run_registry_program());
+  if (code == kNotExecuted) return fail("the program for registries cannot be run");
+  if (code != 0) return fail("");
   return {};
 }
 
