@@ -24,7 +24,9 @@ AgentLink::AgentLink(EventLoop& loop, const std::string& directory, const Header
     : loop_(loop), opened_(std::move(opened)), header_(header) {
   auto socket = connect_in(directory, "vsock");
   if (!socket) {
-    loop_.post([this, error = socket.error()] { finish(std::unexpected(error)); });
+    loop_.post([this, alive = std::weak_ptr<void>(alive_), error = socket.error()] {
+      if (!alive.expired()) finish(std::unexpected(error));
+    });
     return;
   }
   socket_ = std::move(*socket);

@@ -40,6 +40,7 @@ class AgentLink {
   std::size_t received_ = 0;
   protocol::agent::HeaderBytes bytes_{};
   std::unique_ptr<Watch> watch_;
+  std::shared_ptr<void> alive_ = std::make_shared<char>();  // for what is posted
 };
 
 protocol::agent::ProcessId new_process_id();

@@ -14,7 +14,7 @@ namespace {
 
 namespace agent = protocol::agent;
 
-Result<UniqueFd> open_connection(const std::string& directory) {
+Result<UniqueFd> open_connection(const std::string& directory, std::chrono::seconds patience) {
   const auto loop = TRY(EventLoop::create());
   Result<UniqueFd> opened = fail("the machine's agent does not answer");
   const AgentLink link(*loop, directory, agent::Header{agent::Kind::machine, {}},
@@ -22,7 +22,7 @@ Result<UniqueFd> open_connection(const std::string& directory) {
                          opened = std::move(socket);
                          loop->stop();
                        });
-  (void)loop->add_timer(EventLoop::Clock::now() + kAgentPatience, [&] { loop->stop(); });
+  (void)loop->add_timer(EventLoop::Clock::now() + patience, [&] { loop->stop(); });
   loop->run();
   return opened;
 }
@@ -31,7 +31,7 @@ Result<UniqueFd> open_connection(const std::string& directory) {
 
 Result<agent::Message> ask_agent_message(const std::string& directory, const std::string& request,
                                          std::chrono::seconds patience) {
-  const auto socket = TRY(open_connection(directory));
+  const auto socket = TRY(open_connection(directory, patience));
   if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) !=
       static_cast<ssize_t>(request.size())) {
     return fail_errno("cannot reach the agent");

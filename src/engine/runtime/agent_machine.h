@@ -13,7 +13,8 @@ namespace vmm::engine {
 
 inline constexpr std::chrono::seconds kAgentPatience{60};
 
-// The answer to an encoded request. Error: the machine ends, or does not answer in `patience`.
+// The answer to an encoded request. Error: the machine ends, or does not answer in `patience`: once
+// for the connection, once for the request.
 Result<protocol::agent::Message> ask_agent_message(const std::string& directory,
                                                    const std::string& request,
                                                    std::chrono::seconds patience = kAgentPatience);

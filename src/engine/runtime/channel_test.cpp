@@ -4,7 +4,10 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <memory>
 #include <optional>
+
+#include "src/engine/runtime/agent_link.h"
 
 namespace vmm::engine {
 namespace {
@@ -44,6 +47,21 @@ TEST_F(ChannelTest, HearsTheLastWordOfAPeerThatTakesNothing) {
   loop_->run();
   EXPECT_EQ(heard_, 1);
   EXPECT_FALSE(channel_->is_open());
+}
+
+TEST(AgentLinkTest, SaysNothingOnceItsOwnerHasLeft) {
+  const auto loop = EventLoop::create();
+  ASSERT_TRUE(loop);
+  unsigned told = 0;
+  const auto begin = [&] {
+    return std::make_unique<AgentLink>(**loop, "/nowhere", agent::Header{agent::Kind::machine, {}},
+                                       [&told](const Result<UniqueFd>&) { ++told; });
+  };
+  const auto kept = begin();
+  begin().reset();
+  (*loop)->post([&] { (*loop)->stop(); });
+  (*loop)->run();
+  EXPECT_EQ(told, 1u);
 }
 
 }  // namespace

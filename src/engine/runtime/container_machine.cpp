@@ -18,7 +18,9 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kLockPatience{30};    // of one that starts or ends
 constexpr std::chrono::seconds kSyncPatience{3600};  // a full memory of writes, on a slow disk
 constexpr std::chrono::seconds kPowerPatience{60};
-constexpr int kRetry = 10;  // milliseconds
+constexpr std::chrono::seconds kBootPatience{120};
+constexpr std::chrono::seconds kRestorePatience{20};  // then the machine boots instead
+constexpr int kRetry = 10;                            // milliseconds
 
 }  // namespace
 
@@ -77,18 +79,24 @@ Result<void> ContainerMachine::start(const std::string& root) {
   unconnected.spec.network = "none";
   const auto files = TRY(find_machine_files(unconnected.spec.kernel));
   const auto recipe = TRY(template_recipe(unconnected.spec, files, program));
-  const auto path = MachineTemplates(root).find(recipe.name);
-  if (path && start(unconnected, program, restore_words(unconnected, *path))) return {};
-  machine_.reset();
-  return start(unconnected, program, boot_words(unconnected, files));
+  const MachineTemplates templates(root);
+  const auto path = container_.spec.cold ? std::nullopt : templates.find(recipe.name);
+  if (path) {
+    if (start(unconnected, program, restore_words(unconnected, *path), kRestorePatience)) return {};
+    machine_.reset();
+  }
+  TRY(start(unconnected, program, boot_words(unconnected, files), kBootPatience));
+  if (path) templates.remove(recipe.name);  // as booting works
+  return {};
 }
 
 Result<void> ContainerMachine::start(const Container& unconnected, const std::string& program,
-                                     const std::vector<std::string>& words) {
+                                     const std::vector<std::string>& words,
+                                     std::chrono::seconds patience) {
   machine_.emplace(TRY(StartedMachine::start(program, words, directory_, lock_->fd())));
-  TRY(machine_->wait_for_agent());
-  TRY(ask_agent<agent::Done>(directory_, configure_request(unconnected)));
-  TRY(ask_agent<agent::Done>(directory_, mount_request(unconnected)));
+  TRY(machine_->wait_for_agent(patience));
+  TRY(ask_agent<agent::Done>(directory_, configure_request(unconnected), patience));
+  TRY(ask_agent<agent::Done>(directory_, mount_request(unconnected), patience));
   return {};
 }
 

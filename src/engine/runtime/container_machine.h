@@ -8,6 +8,7 @@
 //   killed
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,7 +35,7 @@ class ContainerMachine {
   Result<bool> take(const std::string& root, const std::string& name);
   Result<void> start(const std::string& root);
   Result<void> start(const Container& unconnected, const std::string& program,
-                     const std::vector<std::string>& words);
+                     const std::vector<std::string>& words, std::chrono::seconds patience);
 
   Container container_;
   std::string directory_;

@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kKept = 8;                  // templates; a machine's size is in its name
 constexpr std::int64_t kPause = 600'000'000'000;  // nanoseconds from a failure to the next try
-constexpr std::chrono::seconds kSavePatience{120};
+constexpr std::chrono::seconds kBootPatience{120}, kSavePatience{120};
 constexpr int kBeside = 10;  // nice(2): whoever waits goes first
 constexpr std::string_view kLock = ".lock", kWork = ".work", kPartial = ".partial";
 
@@ -57,17 +57,25 @@ void remove_all(const std::string& path) {
   fs::remove_all(path, error);  // what cannot be removed is in nobody's way
 }
 
+// What the lock says while nothing is known yet: on a disk that is full at the end, there is room
+// for the reason.
+constexpr char kUnknown = '?';
+
 bool has_failed_lately(int lock) {
   struct stat status{};
-  return ::fstat(lock, &status) == 0 && status.st_size > 0 &&
+  char first = kUnknown;
+  return ::fstat(lock, &status) == 0 && ::pread(lock, &first, 1, 0) == 1 && first != kUnknown &&
          now_in_nanoseconds() - nanoseconds(status.st_mtim) < kPause;
 }
 
+void write_note(int lock, const std::string& text) {
+  (void)!::ftruncate(lock, 1);
+  (void)!::pwrite(lock, text.data(), text.size(), 0);
+}
+
 void note_outcome(int lock, const Result<void>& made) {
+  if (!made) return write_note(lock, made.error().message() + "\n");
   (void)!::ftruncate(lock, 0);
-  if (made) return;
-  const auto text = made.error().message() + "\n";
-  (void)write_all(lock, std::as_bytes(std::span(text)));
 }
 
 Result<void> save_machine(const TemplateRecipe& recipe, const std::string& work,
@@ -77,7 +85,7 @@ Result<void> save_machine(const TemplateRecipe& recipe, const std::string& work,
   // Paths of sockets are short.
   if (::chdir(work.c_str()) < 0) return fail_errno("cannot enter '{}'", work);
   auto machine = TRY(StartedMachine::start(recipe.monitor, recipe.words, work, lock));
-  TRY(machine.wait_for_agent());
+  TRY(machine.wait_for_agent(kBootPatience));
   auto control = TRY(protocol::ControlClient::connect("control"));
   const auto job = TRY(control.call<protocol::JobResult>(
       protocol::Snapshot{.directory = path, .parent = "", .live = false, .stop = true}));
@@ -91,6 +99,7 @@ bool make_alone(const MachineTemplates& templates, const TemplateRecipe& recipe)
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  (void)::signal(SIGPIPE, SIG_IGN);
   (void)::setpriority(PRIO_PROCESS, 0, kBeside);
   return templates.make(recipe).has_value();
 }
@@ -137,6 +146,8 @@ Result<void> MachineTemplates::make(const TemplateRecipe& recipe) const {
   if (!is_file(target + std::string(kLock), lock.get())) return {};
   if (is_there(recipe.name) || has_failed_lately(lock.get())) return {};
   const auto work = target + std::string(kWork);
+  write_note(lock.get(), {kUnknown});
+  remove(recipe.name);  // a part of one, in the way
   const auto made = save_machine(recipe, work, target, lock.get());
   remove_all(work);
   note_outcome(lock.get(), made);
@@ -192,6 +203,7 @@ std::uint64_t MachineTemplates::prune(std::size_t keep) const {
     if (!name.ends_with(kLock) || is_there(stem)) continue;
     const UniqueFd lock(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
     if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) continue;
+    if (!is_file(entry.path(), lock.get())) continue;  // another one took it away
     for (const auto end : {kWork, kPartial}) remove_all(path(stem) + std::string(end));
     if (keep == 0 || !has_failed_lately(lock.get())) (void)::unlink(entry.path().c_str());
   }

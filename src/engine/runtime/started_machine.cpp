@@ -33,7 +33,7 @@ StartedMachine::~StartedMachine() { (void)reap(); }
 Result<void> StartedMachine::wait_for_agent(std::chrono::seconds patience) {
   const auto deadline = Clock::now() + patience;
   for (;;) {
-    const auto answer = ask_agent<agent::Welcome>(directory_, agent::Hello{});
+    const auto answer = ask_agent<agent::Welcome>(directory_, agent::Hello{}, patience);
     if (answer) return {};
     if (has_ended(kRetry)) {
       const auto words = said();

@@ -26,13 +26,11 @@ class StartedMachine {
   ~StartedMachine();
 
   // Error: it ends, in its own words, or says nothing in `patience`.
-  Result<void> wait_for_agent(std::chrono::seconds patience = kBootPatience);
+  Result<void> wait_for_agent(std::chrono::seconds patience);
   // Error: it does not end in that time, or ended by an error, in its own words.
   Result<void> wait(std::chrono::seconds patience);
 
  private:
-  static constexpr std::chrono::seconds kBootPatience{120};
-
   StartedMachine(Monitor monitor, std::string directory)
       : monitor_(std::move(monitor)), directory_(std::move(directory)) {}
   bool has_ended(std::chrono::milliseconds time) const;

@@ -122,8 +122,17 @@ Result<void> Supervised::start_machine() {
       std::make_unique<Watch>(loop_, monitor_.ready.get(), [this](std::uint32_t) { guest_runs(); });
   ready_watch_->want(EPOLLIN);
   retry_ = kFirstRetry;
-  agent_deadline_ = EventLoop::Clock::now() + (template_ ? kRestorePatience : kBootPatience);
+  // For all that comes before the process is asked for: a guest that hangs refuses nothing.
+  loop_.add_timer(EventLoop::Clock::now() + (template_ ? kRestorePatience : kBootPatience),
+                  [this, machine = monitor_.pid] {
+                    if (machine == monitor_.pid) give_up_waiting();
+                  });
   return {};
+}
+
+void Supervised::give_up_waiting() {
+  if (phase_ != Phase::starting || !process_over_ || boot_instead()) return;
+  fail_start(kSetupFailed, "the machine's agent does not answer");
 }
 
 // A template that does not work is no reason for a container not to start: its machine boots.
@@ -182,11 +191,9 @@ void Supervised::look_for_agent() {
   link_ = std::make_unique<AgentLink>(
       loop_, ".", agent::Header{agent::Kind::machine, {}}, [this](Result<UniqueFd> socket) {
         if (socket) return agent_found(std::move(*socket));
-        if (EventLoop::Clock::now() > agent_deadline_) {
-          if (boot_instead()) return;
-          return fail_start(kSetupFailed, "the machine's agent does not answer");
-        }
-        loop_.add_timer(EventLoop::Clock::now() + retry_, [this] { look_for_agent(); });
+        loop_.add_timer(EventLoop::Clock::now() + retry_, [this, machine = monitor_.pid] {
+          if (machine == monitor_.pid) look_for_agent();
+        });
         retry_ = std::min(2 * retry_, kLastRetry);
       });
 }
@@ -400,6 +407,10 @@ void Supervised::machine_ended() {
   }
   machine_over_ = true;
   if (boot_instead()) return;
+  if (template_ && phase_ == Phase::starting) {
+    // The process may have had effects: it is not started again. The next start boots.
+    MachineTemplates(root_).remove(recipe_->name);
+  }
   if (!end_) {
     const auto said = last_line(errors_);
     if (WIFSIGNALED(status)) {

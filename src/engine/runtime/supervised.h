@@ -39,6 +39,7 @@ class Supervised {
   Result<void> prepare(ContainerLock lock);
   Result<void> start_machine();
   bool boot_instead();
+  void give_up_waiting();
   // The machine that runs, as its template does not work.
   bool is_given_up() const { return template_ && template_failed_; }
   void guest_runs();
@@ -91,7 +92,7 @@ class Supervised {
   std::unique_ptr<Channel> machine_;
   std::unique_ptr<AgentProcess> process_;
   unsigned answers_ = 0;
-  EventLoop::Clock::time_point lock_deadline_, agent_deadline_;
+  EventLoop::Clock::time_point lock_deadline_;
   std::chrono::milliseconds retry_{};
 
   Phase phase_ = Phase::waiting;
