@@ -18,9 +18,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kLockPatience{30};    // of one that starts or ends
 constexpr std::chrono::seconds kSyncPatience{3600};  // a full memory of writes, on a slow disk
 constexpr std::chrono::seconds kPowerPatience{60};
-constexpr std::chrono::seconds kBootPatience{120};
-constexpr std::chrono::seconds kRestorePatience{20};  // then the machine boots instead
-constexpr int kRetry = 10;                            // milliseconds
+constexpr int kRetry = 10;  // milliseconds
 
 }  // namespace
 

@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kKept = 8;                  // templates; a machine's size is in its name
 constexpr std::int64_t kPause = 600'000'000'000;  // nanoseconds from a failure to the next try
-constexpr std::chrono::seconds kBootPatience{120}, kSavePatience{120};
+constexpr std::chrono::seconds kSavePatience{120};
 constexpr int kBeside = 10;  // nice(2): whoever waits goes first
 constexpr std::string_view kLock = ".lock", kWork = ".work", kPartial = ".partial";
 

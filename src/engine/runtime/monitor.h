@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,10 @@ struct Monitor {
   static Result<Monitor> start(const std::string& program, std::vector<std::string> words,
                                const std::string& directory, int lock);
 };
+
+// For the agent of a machine to answer: of one that boots, and of one that goes on from a template,
+// which boots instead then.
+inline constexpr std::chrono::seconds kBootPatience{120}, kRestorePatience{20};
 
 // Of what a machine said on standard error, for a message.
 std::string last_line(std::string text);

@@ -2,7 +2,7 @@
 // templates, which do one thing after the other (a supervisor does it by events).
 //
 //   auto machine = TRY(StartedMachine::start(program, words, directory, lock.fd()));
-//   TRY(machine.wait_for_agent());
+//   TRY(machine.wait_for_agent(kBootPatience));
 //   ... ask_agent(directory, ...) ...
 //   TRY(machine.wait(kPatience));   // for the end that was asked for; the destructor kills it
 #pragma once

@@ -25,11 +25,9 @@ using std::chrono::seconds;
 namespace {
 
 constexpr milliseconds kFirstRetry{5}, kLastRetry{80}, kLockTurn{20};
-constexpr seconds kBootPatience{120};
-constexpr seconds kRestorePatience{20};  // then the machine boots instead
-constexpr seconds kKillPatience{10};     // of a machine whose agent was told to kill
-constexpr seconds kPowerPatience{20};    // of a machine that is to write its disks and end
-constexpr seconds kTellPatience{5};      // of who does not read what is told
+constexpr seconds kKillPatience{10};   // of a machine whose agent was told to kill
+constexpr seconds kPowerPatience{20};  // of a machine that is to write its disks and end
+constexpr seconds kTellPatience{5};    // of who does not read what is told
 constexpr int kSetupFailed = 125;
 constexpr std::size_t kKeptErrors = 4096;
 
