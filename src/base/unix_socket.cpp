@@ -6,7 +6,6 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,17 +15,6 @@
 
 namespace vmm {
 namespace {
-
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail("invalid socket path '{}': expected 1 to {} bytes", path,
-                sizeof address.sun_path - 1);
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
 
 Result<UniqueFd> stream_socket(int flags) {
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
@@ -47,12 +35,10 @@ enum class State { listens, stale, gone };
 
 // What is at the other end of a socket's path; without waiting for it.
 State state_of(const std::string& path) {
-  const auto address = address_of(path);
+  const auto address = UnixAddress::of(path);
   const auto fd = stream_socket(SOCK_NONBLOCK);
   if (!address || !fd) return State::listens;
-  if (::connect(fd->get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) == 0) {
-    return State::listens;
-  }
+  if (::connect(fd->get(), address->get(), address->size()) == 0) return State::listens;
   // All else is a socket that is busy, of another kind, or of another user: not ours to remove.
   return errno == ECONNREFUSED ? State::stale : errno == ENOENT ? State::gone : State::listens;
 }
@@ -97,6 +83,24 @@ Result<PathLock> lock_path(const std::string& path) {
 }
 
 }  // namespace
+
+Result<UnixAddress> UnixAddress::of(const std::string& path) {
+  UnixAddress result;
+  auto text = path;
+  if (path.size() >= sizeof result.address_.sun_path) {
+    const auto name = path.rfind('/') + 1;  // npos + 1: all of it
+    if (path.size() - name > kMaxName) {
+      return fail("invalid socket path '{}': its last name has {} bytes, expected at most {}", path,
+                  path.size() - name, kMaxName);
+    }
+    result.directory_ = TRY(open_file(path.substr(0, name), O_PATH | O_DIRECTORY));
+    text = fmt::format("/proc/self/fd/{}/{}", result.directory_.get(), path.substr(name));
+  }
+  if (text.empty()) return fail("invalid socket path '': expected a path");
+  result.address_.sun_family = AF_UNIX;
+  std::memcpy(result.address_.sun_path, text.data(), text.size());
+  return result;
+}
 
 Result<SocketFile> SocketFile::at(std::string path) {
   struct stat status;
@@ -145,21 +149,14 @@ Result<void> UnixListener::publish(const std::string& from, const std::string& p
 }
 
 Result<UnixListener> UnixListener::create(const std::string& path) {
-  (void)TRY(address_of(path));
+  (void)TRY(UnixAddress::of(path));  // who connects needs it as well
   const std::string name = working_name(path);
+  const auto address = TRY(UnixAddress::of(name));
   auto fd = TRY(stream_socket(SOCK_NONBLOCK));
   // Its file takes the mode of the socket, less the umask, which is the process's and not ours to
   // change (unix(7); Linux). Nobody can connect before.
   if (::fchmod(fd.get(), 0600) < 0) return fail_errno("cannot make the socket '{}'", path);
-  // A name that is too long for an address is short from its directory.
-  UniqueFd directory;
-  auto address = address_of(name);
-  if (!address) {
-    directory = TRY(open_file(name.substr(0, name.rfind('/') + 1), O_PATH | O_DIRECTORY));
-    address = address_of(
-        fmt::format("/proc/self/fd/{}/{}", directory.get(), name.substr(name.rfind('/') + 1)));
-  }
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) < 0) {
+  if (::bind(fd.get(), address.get(), address.size()) < 0) {
     return fail_errno("cannot make the socket '{}'", path);
   }
   const auto file = SocketFile::at(name);
@@ -187,9 +184,9 @@ UniqueFd UnixListener::accept() const {
 }
 
 Result<UniqueFd> connect_unix(const std::string& path) {
-  const auto address = TRY(address_of(path));
+  const auto address = TRY(UnixAddress::of(path));
   auto fd = TRY(stream_socket(0));
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
+  if (::connect(fd.get(), address.get(), address.size()) < 0) {
     return fail_errno("cannot connect to '{}'", path);
   }
   return fd;

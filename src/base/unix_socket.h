@@ -1,8 +1,11 @@
 // Unix stream sockets: a listener that owns its path, and connect.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +14,25 @@
 #include "src/base/unique_fd.h"
 
 namespace vmm {
+
+// The address of a socket's path, of any length that a path may have: unix(7) takes 107 bytes, and a
+// longer one is short from its directory, which is open as long as the address.
+//
+//   const auto address = TRY(UnixAddress::of("/home/somebody/.../control"));
+//   ::connect(socket, address.get(), address.size());
+class UnixAddress {
+ public:
+  // Error: the path is empty, its last name longer than kMaxName bytes, or there is no directory.
+  static Result<UnixAddress> of(const std::string& path);
+  static constexpr std::size_t kMaxName = 80;
+
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&address_); }
+  static constexpr socklen_t size() { return sizeof(sockaddr_un); }
+
+ private:
+  sockaddr_un address_{};
+  UniqueFd directory_;
+};
 
 // The file of a socket, so that another one of the same name is not taken for it.
 class SocketFile {

@@ -92,17 +92,34 @@ TEST_F(UnixSocketTest, ReplacesWhatIsStaleAndNothingElse) {
   EXPECT_EQ(files(), 2u) << "nothing is left of those that failed";
 }
 
-TEST_F(UnixSocketTest, ALongPathHasRoomForItsWorkingName) {
-  const std::string directory = path(std::string(80, 'd'));
-  fs::create_directory(directory);
-  const std::string longest = directory + "/" + std::string(106 - directory.size(), 's');
-  ASSERT_EQ(longest.size(), 107u);
-  for (const auto& name : {longest, directory + "/s"}) {
-    const auto listener = UnixListener::create(name);
-    ASSERT_TRUE(listener) << listener.error().message();
-    EXPECT_TRUE(connect_unix(name));
+// unix(7) has room for 107 bytes; paths of 106 to 108, and such as a deep home has.
+TEST_F(UnixSocketTest, APathMayBeLong) {
+  const std::string near = path(std::string(80, 'd'));
+  const std::string deep = path(std::string(200, 'd') + "/" + std::string(200, 'e'));
+  const std::string name(UnixAddress::kMaxName, 's');
+  std::vector<std::string> paths = {near + "/s", deep + "/s", deep + "/" + name};
+  for (const auto size : {106u, 107u, 108u}) {
+    paths.push_back(near + "/" + std::string(size - near.size() - 1, 's'));
   }
-  EXPECT_FALSE(UnixListener::create(longest + "s"));
+  for (const auto& directory : {near, deep}) fs::create_directories(directory);
+  for (const auto& long_path : paths) {
+    {
+      const auto left = UnixListener::create(path("left"));
+      fs::rename(path("left"), long_path);  // a socket whose process died
+    }
+    const auto listener = UnixListener::create(long_path);
+    ASSERT_TRUE(listener) << listener.error().message();
+    EXPECT_TRUE(connect_unix(long_path));
+    EXPECT_FALSE(UnixListener::create(long_path)) << "it is in use";
+  }
+  for (const auto& directory : {near, deep}) {
+    EXPECT_EQ(std::distance(fs::directory_iterator(directory), {}), 0) << directory;
+  }
+  const auto refused = UnixListener::create(deep + "/" + name + "s");
+  ASSERT_FALSE(refused);
+  EXPECT_TRUE(refused.error().message().ends_with("its last name has 81 bytes, expected at most 80"))
+      << refused.error().message();
+  EXPECT_FALSE(connect_unix(path("none/" + std::string(100, 's'))));
 }
 
 TEST_F(UnixSocketTest, ItsEndLeavesASuccessorAlone) {

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +10,7 @@
 #include <memory>
 
 #include "src/base/log.h"
+#include "src/base/unix_socket.h"
 #include "src/user_net/virtio_net.h"
 #include "src/user_net/wire.h"
 
@@ -50,16 +50,10 @@ bool SocketBackend::wait_for(int fd, short events, std::chrono::milliseconds pat
 }
 
 Result<std::unique_ptr<SocketBackend>> SocketBackend::connect(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail("invalid network socket '{}': expected a path of 1 to {} bytes", path,
-                sizeof address.sun_path - 1);
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
+  const auto address = TRY(UnixAddress::of(path));
   UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket) return fail_errno("cannot create a socket");
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
+  if (::connect(socket.get(), address.get(), address.size()) < 0) {
     if (errno == ECONNREFUSED) return fail("nobody listens at network socket '{}'", path);
     return fail_errno("cannot connect to network socket '{}'", path);
   }

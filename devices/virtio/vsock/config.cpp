@@ -1,7 +1,6 @@
 #include "devices/virtio/vsock/config.h"
 
-#include <sys/un.h>
-
+#include "src/base/unix_socket.h"
 #include "src/spec/items.h"
 
 namespace vmm::virtio {
@@ -12,9 +11,11 @@ spec::Fields fields_of(VsockConfig& vsock) {
   fields.add({"cid", "cid=N", ""}, spec::number(vsock.cid, 3, 0xfffffffe));
   fields.check_with([&vsock]() -> Result<void> {
     // The longest port number follows the path.
-    constexpr std::size_t kLongest = sizeof(sockaddr_un::sun_path) - sizeof "_4294967295";
-    if (vsock.path.size() <= kLongest) return {};
-    return fail("invalid path '{}': expected at most {} bytes", vsock.path, kLongest);
+    constexpr auto kLongest = UnixAddress::kMaxName + 1 - sizeof "_4294967295";
+    const auto name = vsock.path.substr(vsock.path.rfind('/') + 1);
+    if (name.size() <= kLongest) return {};
+    return fail("invalid path '{}': its last name has {} bytes, expected at most {}", vsock.path,
+                name.size(), kLongest);
   });
   return fields;
 }

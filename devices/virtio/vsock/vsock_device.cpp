@@ -4,7 +4,6 @@
 #include "devices/virtio/vsock/vsock_device.h"
 
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +12,7 @@
 #include "devices/virtio/vsock/state.h"
 #include "src/base/log.h"
 #include "src/base/text.h"
+#include "src/base/unix_socket.h"
 
 namespace vmm::virtio {
 
@@ -44,12 +44,9 @@ void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
 
 // Does not wait: a listener whose backlog is full refuses.
 UniqueFd connect_now(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return UniqueFd();
-  std::memcpy(address.sun_path, path.data(), path.size());
+  const auto address = UnixAddress::of(path);
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd || ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
+  if (!address || !fd || ::connect(fd.get(), address->get(), address->size()) < 0) {
     return UniqueFd();
   }
   return fd;

@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <chrono>
 
-#include "src/engine/runtime/agent_link.h"
+#include "src/base/unix_socket.h"
 
 namespace vmm::engine::cli {
 namespace {
@@ -99,7 +99,7 @@ class Attachment {
 }  // namespace
 
 Result<UniqueFd> connect_to_supervisor(const std::string& directory) {
-  return connect_in(directory, "supervisor");
+  return connect_unix(directory + "/supervisor");
 }
 
 Result<Outcome> wait_for_start(UniqueFd socket) {

@@ -14,15 +14,10 @@ namespace vmm::engine {
 using protocol::agent::Header;
 using protocol::agent::Kind;
 
-Result<UniqueFd> connect_in(const std::string& directory, const std::string& name) {
-  const auto folder = TRY(open_file(directory, O_PATH | O_DIRECTORY));
-  return connect_unix(fmt::format("/proc/self/fd/{}/{}", folder.get(), name));
-}
-
 AgentLink::AgentLink(EventLoop& loop, const std::string& directory, const Header& header,
                      Opened opened)
     : loop_(loop), opened_(std::move(opened)), header_(header) {
-  auto socket = connect_in(directory, "vsock");
+  auto socket = connect_unix(directory + "/vsock");
   if (!socket) {
     loop_.post([this, alive = std::weak_ptr<void>(alive_), error = socket.error()] {
       if (!alive.expired()) finish(std::unexpected(error));

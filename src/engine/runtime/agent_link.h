@@ -11,9 +11,6 @@
 
 namespace vmm::engine {
 
-// A Unix socket by its name in a directory, whose path may be longer than such an address.
-Result<UniqueFd> connect_in(const std::string& directory, const std::string& name);
-
 // Opens one connection: the monitor's greeting, the agent's header. Calls `opened` once, unless it
 // is destroyed before (not in `opened`: post that). Error: nobody listens yet, or the agent
 // refuses.

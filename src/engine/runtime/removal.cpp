@@ -12,7 +12,7 @@
 #include <filesystem>
 
 #include "src/base/text.h"
-#include "src/engine/runtime/agent_link.h"
+#include "src/base/unix_socket.h"
 #include "src/engine/runtime/wire.h"
 
 namespace vmm::engine {
@@ -35,7 +35,7 @@ bool wait_for_lock(const std::string& directory, Clock::duration time) {
 
 // Asks for the end, and waits until the supervisor is gone.
 bool kill_by_supervisor(const std::string& directory) {
-  const auto socket = connect_in(directory, "supervisor");
+  const auto socket = connect_unix(directory + "/supervisor");
   if (!socket) return false;
   const auto bytes = protocol::agent::encode(wire::Signal{SIGKILL});
   if (!write_all(socket->get(), std::as_bytes(std::span(bytes)))) return false;

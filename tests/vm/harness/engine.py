@@ -27,7 +27,8 @@ class Engine:
     def __init__(self, t, way="warm", store=None):
         self.t, self.way = t, way
         store = store or t.path("store")
-        self.templates = t.images.shared("templates")
+        # Deeper than an address of a Unix socket is long, as a home may be.
+        self.templates = t.images.shared(os.path.join("templates", "of-a-user-whose-home-is-deep-" * 4))
         os.makedirs(os.path.join(store, "machine"), exist_ok=True)
         if not os.path.lexists(os.path.join(store, "machine/templates")):
             os.symlink(self.templates, os.path.join(store, "machine/templates"))
