@@ -161,6 +161,15 @@ def emulated_hosts():
     return max(1, min(PROCESSORS, 4, (total - 3) // 6)), "8G" if total >= 9 else "6G" if total >= 7 else "4G"
 
 
+def shares(names, hosts):
+    """A part of the names for each host, dealt forth and back: of tests that come in pairs, of which one takes longer, each has as many."""
+    parts = [[] for _ in range(hosts)]
+    for i, name in enumerate(names):
+        turn, place = divmod(i, hosts)
+        parts[place if turn % 2 == 0 else hosts - 1 - place].append(name)
+    return parts
+
+
 def run_guests(report, build, architecture, images, expected):
     """Tests of cli and vm, or of aarch64. Emulated hosts run side by side, each with a share of the tests."""
     host = [os.path.join(ROOT, "tools/test-host"), "--arch", architecture]
@@ -171,7 +180,7 @@ def run_guests(report, build, architecture, images, expected):
     environment = {**os.environ, **images, "VMM_TEST_BUILD": build.path, "VMM_TEST_PATIENCE":
                    os.environ.get("VMM_TEST_PATIENCE", "3" if emulated else "1")}
     with concurrent.futures.ThreadPoolExecutor(hosts) as pool:
-        for done in [pool.submit(run_share, report, host, environment, expected[i::hosts]) for i in range(hosts)]:
+        for done in [pool.submit(run_share, report, host, environment, share) for share in shares(expected, hosts)]:
             done.result()
 
 
