@@ -196,6 +196,19 @@ bool Queue::enable_kicks() {
   return load_avail(kIdx) != next_avail_;
 }
 
+std::uint16_t Queue::avail_index() const { return load_avail(kIdx); }
+
+std::uint16_t Queue::ask_for_more() {
+  const auto index = avail_index();
+  if (event_idx_) {
+    store_u16(used_ + kRingHeader + config_.size * kUsedEntry, index, std::memory_order_relaxed);
+  } else {
+    store_u16(used_, 0, std::memory_order_relaxed);
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return index;
+}
+
 void Queue::set_position(std::uint16_t next_avail, std::uint16_t next_used) {
   next_avail_ = next_avail;
   next_used_ = next_used;

@@ -97,6 +97,9 @@ class Queue {
   // caller must look again, as no kick will come for them.
   void disable_kicks();
   bool enable_kicks();
+  // Asks for a kick when the driver adds to the chains that wait. Returns where its ring ends now.
+  std::uint16_t ask_for_more();
+  std::uint16_t avail_index() const;
 
   const QueueConfig& config() const { return config_; }
   std::uint16_t size() const { return config_.size; }

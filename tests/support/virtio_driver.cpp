@@ -170,6 +170,12 @@ std::uint16_t DriverQueue::used_index() const {
   return std::atomic_ref(*at).load(std::memory_order_acquire);
 }
 
+bool DriverQueue::wants_kick() const {
+  auto* at = reinterpret_cast<std::uint16_t*>(ram_.host(config_.used + 4 + 8 * config_.size, 2));
+  return std::atomic_ref(*at).load(std::memory_order_acquire) ==
+         static_cast<std::uint16_t>(avail_index_ - 1);
+}
+
 std::optional<Used> DriverQueue::poll_used() {
   if (used_index() == seen_used_) return std::nullopt;
   struct {

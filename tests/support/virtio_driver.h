@@ -108,6 +108,8 @@ class DriverQueue {
   void offer(std::uint16_t head);
   void set_avail_index(std::uint16_t index);
   void kick() { kick_.signal(); }
+  // Whether the device wants to hear of the chain that was added last (EVENT_IDX).
+  bool wants_kick() const;
 
   // Where the buffers of add() lie: by head, then by position in the chain.
   GuestAddress address(std::uint16_t head, std::size_t buffer) const;

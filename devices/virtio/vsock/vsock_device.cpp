@@ -251,6 +251,7 @@ std::vector<std::optional<Queue>> VsockDevice::deactivate() {
     const bool active = std::exchange(life_, nullptr) != nullptr;
     posted_ = false;
     event_due_ = false;
+    told_at_.reset();
     drop_all();  // those of a suspended device, too
     update_listener();
     if (active) queues = take_queues();
@@ -310,7 +311,7 @@ void VsockDevice::break_device(std::string_view reason) {
 
 void VsockDevice::update_listener() {
   const bool room = connections_.size() + greetings_.size() < kMaxConnections;
-  const bool wanted = listener_ && life_ != nullptr && room && !descriptors_out_;
+  const bool wanted = listener_ && life_ != nullptr && room && !descriptors_out_ && !told_at_;
   if (wanted == listening_) return;
   if (!wanted) {
     loop_.forget(listener_->fd());
@@ -450,8 +451,17 @@ void VsockDevice::remove(Key key) {
 // --- The guest's side ---------------------------------------------------------------------------
 
 void VsockDevice::run() {
+  look_for_answer();
   serve();
   counters_.rx_waiting.store(ready_.size() + replies_.size(), std::memory_order_relaxed);
+}
+
+// The driver gives an event's buffer back when it has done what it says.
+void VsockDevice::look_for_answer() {
+  if (!told_at_ || !life_ || broken_ || !queues_[kEvent]) return;
+  if (queues_[kEvent]->queue.avail_index() == *told_at_) return;
+  told_at_.reset();
+  update_listener();
 }
 
 void VsockDevice::serve() {
@@ -603,6 +613,8 @@ void VsockDevice::send_event() {
     return break_device("an event chain that holds no event");
   }
   (void)copy_to_buffers(chain.writable(), 0, std::as_bytes(std::span(&event, 1)));
+  told_at_ = queue.ask_for_more();
+  update_listener();
   queue.push(std::move(chain), sizeof event);
   event_due_ = false;
   if (queue.take_notification()) interrupts_->queue_used(kEvent);

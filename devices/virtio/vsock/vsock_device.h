@@ -6,8 +6,8 @@
 //
 //   auto device = TRY(VsockDevice::create({.cid = 3, .path = "/run/vm/vsock"}, loop));
 //
-// A host that connects before the guest's driver is up waits; a port that nobody listens at closes
-// the connection.
+// A host that connects before the guest's driver is up, or has heard of a reset, waits; a port that
+// nobody listens at closes the connection.
 //
 // Threads: everything happens on the loop's; activate(), deactivate(), transport_reset() and the
 // destructor may be called from others and wait for it.
@@ -108,6 +108,7 @@ class VsockDevice : public Device {
   void watch_connections();
   std::vector<std::optional<Queue>> take_queues();
   void run();
+  void look_for_answer();
   void serve();
   bool serve_transmit();
   bool serve_receive();
@@ -143,6 +144,9 @@ class VsockDevice : public Device {
   bool tx_kicked_ = false;
   bool rx_starved_ = false;
   bool event_due_ = false;
+  // Where the event ring ended when a reset was told, until the driver has added to it: it has ended
+  // its connections by then, those that came meanwhile too.
+  std::optional<std::uint16_t> told_at_;
   // Runs what was posted only while the activation lasts.
   std::shared_ptr<int> life_;
   bool posted_ = false;

@@ -633,6 +633,27 @@ TEST_F(VsockTest, TransportResetIsTold) {
   EXPECT_EQ(events_.text(used->head, 0), std::string(4, 0));
 }
 
+// What reaches the guest before its driver has ended its connections is ended with them.
+TEST_F(VsockTest, ConnectionsWaitUntilTheDriverHasHeardOfAReset) {
+  for (int i = 0; i < 8; ++i) events_.add({writable(4)});
+  events_.kick();
+  const auto stream = connect_to_guest(1);
+  std::vector<UniqueFd> earlies;  // the end of one would be told as well
+  for (std::uint32_t round = 0; round < 6; ++round) {
+    SCOPED_TRACE(round);
+    device_->transport_reset();
+    ASSERT_TRUE(events_.wait_used());
+    earlies.push_back(std::move(connect_unix(path_).value()));
+    write_text(earlies.back(), "CONNECT 8\n");
+    send(header(Operation::request, 1024, 7));  // the guest's own are refused as ever
+    expect(Operation::reset);
+    events_.add({writable(4)});
+    ASSERT_TRUE(events_.wants_kick());
+    events_.kick();
+    EXPECT_EQ(expect(Operation::request).header.target_port, 8u) << "and nothing before it";
+  }
+}
+
 TEST_F(VsockTest, AnotherPathOrNone) {
   const auto make = [this](const std::string& path) {
     auto change = device_->prepare({.cid = kCid, .path = path});
@@ -656,6 +677,13 @@ TEST_F(VsockTest, AnotherPathOrNone) {
   send(header(Operation::request, 1024, 7));
   expect(Operation::reset);
   make(path_);
+  for (int i = 0; i < 2; ++i) {  // the driver hears of it, and has done so
+    events_.add({writable(4)});
+    events_.kick();
+    if (i == 0) {
+      ASSERT_TRUE(events_.wait_used());
+    }
+  }
   (void)connect_to_guest(2);
   EXPECT_FALSE(device_->prepare({.cid = kCid, .path = path_})) << "somebody listens there";
 }
