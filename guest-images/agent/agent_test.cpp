@@ -855,6 +855,13 @@ TEST_F(Machine, Identity) {
       "2033-05-18\nnameserver 10.0.0.1\n52:54:00:00:00:09\n1400\ninet 10.1.2.3/24\n"
       "default via 10.1.2.1 dev eth0 \n10.9.0.0/16 via 10.1.2.9 dev eth0 \n");
   does(agent::Sync{});
+  // A container that goes on as a copy of another one.
+  const Running container = run(shell("echo ready; sleep 1000"));
+  container.output->read_until("ready\n");
+  configure = {};
+  configure.host_name = "copy";
+  does(configure);
+  EXPECT_EQ(output_of(beside("hostname; cat /etc/hostname")), "copy\ncopy\n");
 }
 
 // The last one: nothing answers after it.

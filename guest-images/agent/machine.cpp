@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <linux/random.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -13,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <span>
@@ -107,6 +109,19 @@ Result<void> configure(const Configure& request, const Places& places) {
   if (request.resolv_conf) TRY(write_container_file(places, "resolv.conf", *request.resolv_conf));
   for (const Interface& interface : request.interfaces) TRY(set_up_interface(interface));
   return {};
+}
+
+Result<void> set_host_name(int first_process, const std::string& name, const Places& places) {
+  const auto own = TRY(open_file("/proc/self/ns/uts", O_RDONLY));
+  if (::setns(first_process, CLONE_NEWUTS) < 0) {
+    if (errno == ESRCH) return {};  // it has ended just now
+    return fail_errno("cannot reach the container");
+  }
+  const bool set = ::sethostname(name.data(), name.size()) == 0;
+  auto result = set ? Result<void>() : fail_errno("cannot set the host name '{}'", name);
+  if (::setns(own.get(), CLONE_NEWUTS) < 0) return fail_errno("cannot leave the container");
+  TRY(std::move(result));
+  return write_container_file(places, "hostname", name + "\n");
 }
 
 Result<void> mount_root(const MountRoot& request, const Places& places) {

@@ -269,8 +269,14 @@ void Server::send_usage(MessageChannel& channel, bool processes) {
 
 Result<void> Server::machine(const Message& message) {
   switch (message.type) {
-    case Configure::kType:
-      return configure(TRY(decode<Configure>(message)), places_);
+    case Configure::kType: {
+      const auto request = TRY(decode<Configure>(message));
+      TRY(configure(request, places_));
+      // A container that runs goes on as a copy of another one.
+      const auto* first = first_process();
+      if (first == nullptr || request.host_name.empty()) return {};
+      return set_host_name(first->pidfd(), request.host_name, places_);
+    }
     case MountRoot::kType:
       return mount_root(TRY(decode<MountRoot>(message)), places_);
     case MountShare::kType:

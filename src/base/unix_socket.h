@@ -15,8 +15,8 @@
 
 namespace vmm {
 
-// The address of a socket's path, of any length that a path may have: unix(7) takes 107 bytes, and a
-// longer one is short from its directory, which is open as long as the address.
+// The address of a socket's path, of any length that a path may have: unix(7) takes 107 bytes, and
+// a longer one is short from its directory, which is open as long as the address.
 //
 //   const auto address = TRY(UnixAddress::of("/home/somebody/.../control"));
 //   ::connect(socket, address.get(), address.size());

@@ -117,7 +117,8 @@ TEST_F(UnixSocketTest, APathMayBeLong) {
   }
   const auto refused = UnixListener::create(deep + "/" + name + "s");
   ASSERT_FALSE(refused);
-  EXPECT_TRUE(refused.error().message().ends_with("its last name has 81 bytes, expected at most 80"))
+  EXPECT_TRUE(
+      refused.error().message().ends_with("its last name has 81 bytes, expected at most 80"))
       << refused.error().message();
   EXPECT_FALSE(connect_unix(path("none/" + std::string(100, 's'))));
 }

@@ -30,7 +30,7 @@ int dispatch(Arguments words) {
   }
   if (words[0].starts_with('-')) return boot(words);
   const auto command = std::ranges::find(commands(), words[0], &Command::name);
-  const bool is_engines = is_engine_command(words[0]);
+  const bool is_engines = is_engine_command(words);
   if (command == commands().end() && !is_engines) return refuse_command(words[0]);
   if (is_engines ? engine_is_asked_for_help(words) : asks_for_help(words.subspan(1))) {
     print_help(words);

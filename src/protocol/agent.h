@@ -41,8 +41,10 @@ enum class Kind : std::uint8_t {
   last = terminal
 };
 
-// Chosen by the host at random: names a process to the agent. Zero for `machine`.
+// Names a process to the agent: chosen by the host at random, but for the container's first one, by
+// whose id whoever comes later finds it. Zero for `machine`.
 using ProcessId = std::array<std::byte, 16>;
+inline constexpr ProcessId kFirstProcess = {std::byte{1}};
 
 struct Header {
   Kind kind = Kind::refused;

@@ -361,7 +361,7 @@ def paths_of_snapshot_commands(t):
     rows = [[["snapshot", *words], *parts] for words, *parts in (
         [["ls", "text"], "'text'", "Not a directory"], [["ls", LONG], LONG, "too long"], [["prune", "none"], "'none'", "No such file"],
         [["inspect", "empty"], "'empty' is not a snapshot"], [["inspect", "-"], "'-'"], [["verify", "text"], "'text'", "not an exported snapshot"],
-        [["rm", "text"], "'text'", "Not a directory"], [["rm", "empty"], "'empty' is not a snapshot"], [["merge", "saved", "saved"], "'saved' exists"],
+        [["rm", "./text"], "'./text'", "Not a directory"], [["rm", "./empty"], "'./empty' is not a snapshot"], [["merge", "saved", "saved"], "'saved' exists"],
         [["merge", "text", "new"], "'text'", "not a directory"], [["merge", "saved", "none/x"], "none/x", "No such file"], [["merge", "saved", LONG], LONG, "too long"],
         [["export", "saved", "empty"], "'empty' exists already"], [["export", "saved", "saved"], "'saved' exists already"],
         [["export", "saved", "none/x"], "cannot create 'none/x'"], [["export", "saved", LONG], LONG, "too long"], [["export", "saved", "-"], "'-'"],
@@ -593,7 +593,7 @@ def ctl_without_a_machine(t):
 @test
 def snapshot_words(t):
     for words, *parts in ([[], "ls, inspect, verify, rm, prune, merge, export, import"], [["lsit"], "'lsit'", "help snapshot"], [["verfy", "x"], "'verfy'", "'verify'"],
-                          [["ls", "a", "b"], "'b'", "ls [DIR]"], [["inspect"], "DIR|ARCHIVE is missing", "inspect DIR|ARCHIVE"],
+                          [["ls", "a", "b"], "'b'", "ls DIR"], [["inspect"], "DIR|ARCHIVE is missing", "inspect DIR|ARCHIVE"],
                           [["merge", "a"], "NEW is missing", "merge DIR NEW"], [["import", "a", ""], "an empty name"],
                           [["ls", "--jsn"], "'--jsn'", "'--json'"], [["rm", "x", "--json"], "'--json'"],
                           [["export", "a", "b", "--since"], "since"], [["export", "a", "b", "--base", "c"], "--since"]):

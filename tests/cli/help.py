@@ -198,7 +198,7 @@ COMPLETIONS = [
     ("vmm sn", ["snapshot"]),
     ("vmm snapshot re", []),
     ("vmm disk re", ["resize", "rebase"]),
-    ("vmm snapshot ", ["ls", "inspect", "verify", "rm", "prune", "merge", "export", "import"]),
+    ("vmm snapshot ", ["create", "ls", "inspect", "verify", "rm", "prune", "merge", "export", "import"]),
     ("vmm snapshot export --s", ["--since"]),
     ("vmm --ne", ["--net"]),
     ("vmm --kernel a --ne", ["--net"]),

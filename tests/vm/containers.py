@@ -122,6 +122,99 @@ def ports_a_terminal_and_a_pause(t, way):
         vmm.end()
 
 
+COUNTING = "echo started; echo 100 >/count; read i </count; while :; do i=$((i+1)); echo $i >/new; mv /new /count; usleep 20000; done"
+
+
+def counted(vmm, name):
+    return int(vmm("exec", name, "cat", "/count"))
+
+
+@cold_and_warm
+def go_on_from_a_snapshot(t, way):
+    """Memory and files of one moment: what goes on from there is another container, and what it writes is its own."""
+    vmm = Engine(t, way)
+    vmm("load", "-i", t.images.busybox)
+    try:
+        vmm.warm_up("busybox", "true")
+        vmm("run", "-d", "--name", "first", *SIZE, "busybox", "sh", "-c", COUNTING)
+        t.equal(vmm.started_by("first"), way)
+        vmm("exec", "first", "sh", "-c", "echo mine >/etc/mine")
+        t.eventually(lambda: counted(vmm, "first") > 110, 60, "it counts")
+        t.equal(vmm("snapshot", "create", "first", "counting"), "counting\n")
+        vmm("exec", "first", "sh", "-c", "echo later >/etc/mine")
+        t.equal(vmm("snapshot", "ls", "--format", "{{.Name}} {{.Container}} {{.Image}}"), "counting first busybox\n")
+        vmm("snapshot", "create", "first", "counting", code=1, error="a snapshot of the name 'counting' is there already")
+        # Beside its original, and beside another one.
+        for name in ("second", "third"):
+            vmm("run", "-d", "--name", name, "-h", name, "--from", "counting")
+            t.equal(vmm("exec", name, "cat", "/etc/mine"), "mine\n")
+            t.equal(vmm("exec", name, "sh", "-c", "hostname; cat /etc/hostname; tail -n 1 /etc/hosts"), f"{name}\n{name}\n10.0.2.15\t{name}\n")
+            seen = counted(vmm, name)
+            t.true(seen > 110, f"it goes on from {seen}")
+            t.eventually(lambda: counted(vmm, name) > seen, 60, "it counts on")
+            t.equal(vmm("logs", name), "", "what its process says from then on")
+        vmm("exec", "second", "sh", "-c", "echo second >/etc/mine")
+        t.equal([vmm("exec", name, "cat", "/etc/mine") for name in ("first", "second", "third")], ["later\n", "second\n", "mine\n"])
+        # After its end it is a container as others are: its process starts anew, with the files that it has.
+        vmm("stop", "-t", "1", "second")
+        vmm("start", "second")
+        t.equal(vmm("exec", "second", "cat", "/etc/mine"), "second\n")
+        t.equal(vmm("logs", "second"), "started\n")
+        t.equal(vmm("diff", "second").splitlines()[0], "A /count")
+        vmm("snapshot", "rm", "counting", code=1, error="is made of it")
+        vmm("rmi", "busybox", code=1, error="image is being used by running container")
+        vmm("rm", "-f", "first", "second", "third")
+        vmm("rmi", "busybox", code=1, error="image is being used by snapshot counting")
+        t.equal(vmm("snapshot", "rm", "counting"), "counting\n")
+        t.equal(os.listdir(os.path.join(vmm.environment["VMM_ROOT"], "snapshots")), [])
+    finally:
+        vmm.end()
+
+
+@cold_and_warm
+def forks(t, way):
+    vmm = Engine(t, way)
+    vmm("load", "-i", t.images.busybox)
+    try:
+        vmm.warm_up("busybox", "true")
+        serve = "while :; do nc -l -p 80 </etc/hostname; done"
+        vmm("run", "-d", "-t", "--name", "first", *SIZE, "busybox", "sh", "-c", f"echo said; {serve}")
+        t.eventually(lambda: "said" in vmm("logs", "first"), 20, "it runs")
+        folder = os.path.join(vmm.environment["VMM_ROOT"], "snapshots")
+        ids = vmm("fork", "-n", "2", "--name", "copy{n}", "-p", "127.0.0.1::80", "first").split()
+        t.equal(sorted(vmm("ps", "--format", "{{.Names}}").split()), ["copy1", "copy2", "first"])
+        for name, whole in zip(("copy1", "copy2"), ids):
+            t.equal(vmm("inspect", "-f", "{{.Id}}", name).strip(), whole)
+            number = int(vmm("port", name, "80").strip().rsplit(":", 1)[1])
+
+            def served():
+                try:
+                    with socket.create_connection(("127.0.0.1", number), 10 * t.patience) as client:
+                        return client.makefile().read() == whole[:12] + "\n"
+                except OSError:
+                    return False
+            t.eventually(served, 60, "a copy is reached at its own port, and has its own name")
+        t.equal(len(os.listdir(folder)), 1, "what the copies are made of")
+        t.equal(vmm("snapshot", "ls", "-q"), "", "it has no name")
+        vmm("rm", "-f", "copy1")
+        t.equal(len(os.listdir(folder)), 1)
+        # A copy of a copy.
+        vmm("exec", "copy2", "sh", "-c", "echo deep >/deep")
+        vmm("fork", "--name", "deeper", "--rm", "copy2")
+        t.equal(vmm("exec", "deeper", "cat", "/deep"), "deep\n")
+        vmm("rm", "-f", "copy2")
+        t.equal(vmm("exec", "deeper", "sh", "-c", "cat /deep; ls /bin | wc -l").split()[0], "deep", "its files are there without the copy")
+        vmm("kill", "deeper")
+        t.eventually(lambda: os.listdir(folder) == [], 60, "the last one takes them with it")
+        vmm("pause", "first")
+        vmm("fork", "first", code=1, error="is paused")
+        vmm("unpause", "first")
+        vmm("run", "--from", "none", code=125, error="No such snapshot: none")
+        t.equal(os.listdir(folder), [])
+    finally:
+        vmm.end()
+
+
 @test(only="x86_64")
 def templates_that_do_not_work(t):
     """A damaged one is no reason for a container not to start: its machine boots, and another one is made."""

@@ -29,7 +29,7 @@ int manual_command(Arguments arguments);    // vmm manual
 // All words of a command of images (src/engine/cli/command_table.h); `name` is what the person
 // called us: vmm or docker.
 int engine(const std::string& name, Arguments words);
-bool is_engine_command(std::string_view name);
+bool is_engine_command(Arguments words);
 // Words behind a container's image are its own, `-h NAME` may be its host name.
 bool engine_is_asked_for_help(Arguments words);
 
@@ -43,7 +43,7 @@ Page completion_page();
 Page manual_page();
 std::vector<Page> engine_pages();
 
-// With the pages of all commands.
+// With the pages of all commands: what the engine has of the same name stands in one.
 Page program_page();
 
 // Prints the help of the command that the words name, {"snapshot", "export", "a"}, or the

@@ -48,6 +48,19 @@ constexpr WordsForm kHelpForm = {"help", "[COMMAND [SUBCOMMAND]]", 0, 2};
 constexpr WordsForm kCompletionForm = {"completion", "bash|zsh|fish", 1, 1};
 constexpr WordsForm kManualForm = {"manual", "", 0, 0};
 
+// Or what it says to the page of the same name.
+void add(std::vector<Page>& pages, Page page) {
+  const auto same = std::ranges::find(pages, page.name, &Page::name);
+  if (same == pages.end()) return pages.push_back(std::move(page));
+  std::ranges::move(page.forms, std::back_inserter(same->forms));
+  std::ranges::move(page.description, std::back_inserter(same->description));
+  for (auto& group : page.groups) {
+    group.title += " for those of containers";
+    same->groups.push_back(std::move(group));
+  }
+  for (auto& command : page.commands) add(same->commands, std::move(command));
+}
+
 void print_overview() {
   const auto program = program_page();
   const auto width = output_width();
@@ -62,7 +75,7 @@ std::span<const Command> commands() { return kCommands; }
 Page program_page() {
   Page program = boot_page();
   for (const auto& command : kCommands) program.commands.push_back(command.page());
-  std::ranges::move(engine_pages(), std::back_inserter(program.commands));
+  for (auto& page : engine_pages()) add(program.commands, std::move(page));
   return program;
 }
 

@@ -54,6 +54,16 @@ void add(std::vector<Page>& pages, const vmm::engine::cli::Command& command,
   page->commands.push_back(page_of(command, name.substr(space + 1)));
 }
 
+// The option that a word is, or null.
+const vmm::engine::cli::Option* option_of(const vmm::engine::cli::Command& command,
+                                          std::string_view word) {
+  const auto found = std::ranges::find_if(command.options, [word](const auto& option) {
+    return word.starts_with("--") ? word.substr(2, word.find('=') - 2) == option.name
+                                  : word.size() == 2 && word[1] == option.letter;
+  });
+  return found == command.options.end() ? nullptr : &*found;
+}
+
 }  // namespace
 
 bool engine_is_asked_for_help(Arguments words) {
@@ -63,7 +73,31 @@ bool engine_is_asked_for_help(Arguments words) {
                              [](const auto& word) { return word == "-h" || word == "--help"; });
 }
 
-bool is_engine_command(std::string_view name) { return vmm::engine::cli::is_engine_word(name); }
+// Snapshots of containers have names, those of machines are files.
+bool is_engine_command(Arguments words) {
+  if (!vmm::engine::cli::is_engine_word(words[0])) return false;
+  if (words[0] != "snapshot") return true;
+  const auto [command, count] = vmm::engine::cli::find_command(words);
+  if (command == nullptr) return false;
+  if (command->name == "snapshot create") return true;
+  const bool removes = command->name == "snapshot rm";  // whatever there is in this directory
+  bool has_names = false;
+  for (std::size_t i = count; i < words.size(); ++i) {
+    const auto& word = words[i];
+    const auto* option = option_of(*command, word);
+    if (option != nullptr) {
+      const bool is_whole = option->kind == vmm::engine::cli::OptionKind::flag;
+      if (!is_whole && !word.contains('=')) ++i;  // its value
+    } else if (word.starts_with('-')) {
+      return false;
+    } else if (word.contains('/') || (!removes && ::access(word.c_str(), F_OK) == 0)) {
+      return false;
+    } else {
+      has_names = true;
+    }
+  }
+  return has_names == (command->most > 0);
+}
 
 std::vector<Page> engine_pages() {
   std::vector<Page> pages;

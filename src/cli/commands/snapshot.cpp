@@ -40,7 +40,7 @@ Result<std::unique_ptr<snapshot::Reader>> open_any(const std::string& directory,
 }
 
 Result<int> ls(const Words& words) {
-  const auto entries = TRY(snapshot::list(words.names.empty() ? "." : words.names[0]));
+  const auto entries = TRY(snapshot::list(words.names[0]));
   fmt::print("{}", words.json ? json_of(entries) : table_of(entries));
   return 0;
 }
@@ -160,7 +160,8 @@ void describe_export(po::options_description& options, Words& words) {
 }
 
 constexpr std::array<Subcommand<Words>, 8> kSubcommands = {{
-    {"ls", "[DIR]", "the snapshots in a directory", 0, 1, &describe_json, &ls},
+    {"ls", "DIR", "the snapshots in a directory, or (without DIR) of containers", 1, 1,
+     &describe_json, &ls},
     {"inspect", "DIR|ARCHIVE", "what one consists of", 1, 1, &describe_inspect, &inspect},
     {"verify", "DIR|ARCHIVE", "read all of it and compare", 1, 1, &describe_unpacking, &verify},
     {"rm", "DIR", "remove it, unless others beside it build on it", 1, 1, nullptr, &rm},
@@ -171,7 +172,8 @@ constexpr std::array<Subcommand<Words>, 8> kSubcommands = {{
     {"import", "FILE DIR", "unpack it again", 2, 2, &describe_unpacking, &unpack},
 }};
 
-constexpr Group<Words> kGroup = {"snapshot", "", "list, check, merge, remove, pack saved machines",
+constexpr Group<Words> kGroup = {"snapshot", "",
+                                 "save containers; list, check, merge, remove, pack what was saved",
                                  kSubcommands};
 
 }  // namespace
@@ -179,7 +181,12 @@ constexpr Group<Words> kGroup = {"snapshot", "", "list, check, merge, remove, pa
 Page snapshot_page() {
   Page page = page_of(kGroup);
   page.description = {
-      "Handles the directories that `vmm ctl SOCKET snapshot DIR` makes, and archives of them."};
+      "Handles the directories that `vmm ctl SOCKET snapshot DIR` makes, and archives of them; and "
+      "snapshots of containers, which `vmm snapshot create CONTAINER NAME` makes and `vmm run "
+      "--from "
+      "NAME` goes on from.",
+      "Those of containers have names, without a slash. For `rm` such a word is always one, for "
+      "`inspect` unless a file here is called so: `./NAME` is the file."};
   page.sections = {
       {"Exit codes", {}, {{"0", "done"}, {"1", "not done, and nothing is left of it"}}}};
   return page;

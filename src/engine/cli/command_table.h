@@ -23,6 +23,7 @@ struct Command {
   bool ends_at_name = false;  // what follows the first name is not for us
   // What there is to say besides: paragraphs, without line ends, with `code` between backquotes.
   std::span<const std::string_view> paragraphs = {};
+  std::string_view instead = {};  // an option that stands in place of the names
 };
 
 inline constexpr std::size_t kAnyNumber = 10'000;
@@ -108,6 +109,32 @@ inline constexpr std::array<std::string_view, 1> kExportParagraphs = {
     "that.",
 };
 
+inline constexpr std::array<std::string_view, 2> kForkParagraphs = {
+    "A copy goes on where the container is: its processes, memory and files are those of the "
+    "moment, and later changes are its own. Name, host name and machine are new, and so are "
+    "/etc/hosts, /etc/hostname and /etc/resolv.conf; connections to the outside are broken. The "
+    "container runs on.",
+    "No port of a copy is published but by --publish: `vmm fork -n 3 -p 808{n}:80 web` makes three "
+    "copies at the ports 8081, 8082 and 8083.",
+};
+inline constexpr std::array<std::string_view, 2> kRunParagraphs = {
+    "With --from there is neither IMAGE nor COMMAND: the container goes on from a snapshot "
+    "(`vmm snapshot create`), whose process runs already. Options of the process and of the "
+    "machine do "
+    "not go with it.",
+    "The first run of a kind of machine boots, later ones go on from a template of it, unless "
+    "--cold.",
+};
+inline constexpr std::array<std::string_view, 2> kSnapshotCreateParagraphs = {
+    "Saves memory and files of a running container, of one moment; it runs on. `vmm run --from "
+    "NAME` goes on from there, as often as you like and beside it.",
+    "Whoever has the snapshot has what was in the container's memory, passwords among it.",
+};
+inline constexpr std::array<std::string_view, 1> kSnapshotRemoveParagraphs = {
+    "One of which containers are made stays as long as they are there: their files are layers over "
+    "it.",
+};
+
 inline constexpr std::array kCommands = {
     Command{"attach", "container attach", "[OPTIONS] CONTAINER",
             "Attach local standard input, output, and error streams to a running container", 1, 1,
@@ -121,7 +148,7 @@ inline constexpr std::array kCommands = {
             "Copy files/folders between a container and the local filesystem", 2, 2, kCopyOptions,
             false, kCopyParagraphs},
     Command{"create", "container create", "[OPTIONS] IMAGE [COMMAND] [ARG...]",
-            "Create a new container", 1, kAnyNumber, kCreateOptions, true},
+            "Create a new container", 1, kAnyNumber, kCreateOptions, true, kRunParagraphs, "from"},
     Command{"diff",
             "container diff",
             "CONTAINER",
@@ -136,6 +163,9 @@ inline constexpr std::array kCommands = {
     Command{"export", "container export", "[OPTIONS] CONTAINER",
             "Export a container's filesystem as a tar archive", 1, 1, kExportOptions, false,
             kExportParagraphs},
+    Command{"fork", "container fork", "[OPTIONS] CONTAINER",
+            "Start copies of a running container, as it is", 1, 1, kForkOptions, false,
+            kForkParagraphs},
     Command{"history", "image history", "[OPTIONS] IMAGE", "Show the history of an image", 1, 1,
             kHistoryOptions},
     Command{"image inspect", "", "[OPTIONS] IMAGE [IMAGE...]",
@@ -185,10 +215,34 @@ inline constexpr std::array kCommands = {
     Command{"rmi", "image rm", "[OPTIONS] IMAGE [IMAGE...]", "Remove one or more images", 1,
             kAnyNumber, kRemoveOptions},
     Command{"run", "container run", "[OPTIONS] IMAGE [COMMAND] [ARG...]",
-            "Create and run a new container from an image", 1, kAnyNumber, kCreateOptions, true},
+            "Create and run a new container from an image", 1, kAnyNumber, kCreateOptions, true,
+            kRunParagraphs, "from"},
     Command{"save", "image save", "[OPTIONS] IMAGE [IMAGE...]",
             "Save one or more images to a tar archive (streamed to STDOUT by default)", 1,
             kAnyNumber, kSaveOptions},
+    Command{"snapshot create",
+            "",
+            "CONTAINER NAME",
+            "Save a running container as a starting point",
+            2,
+            2,
+            {},
+            false,
+            kSnapshotCreateParagraphs},
+    Command{"snapshot inspect", "", "[OPTIONS] NAME [NAME...]",
+            "Display detailed information on one or more containers' snapshots", 1, kAnyNumber,
+            kInspectOptions},
+    Command{"snapshot ls", "", "[OPTIONS]", "List snapshots of containers", 0, 0,
+            kSnapshotListOptions},
+    Command{"snapshot rm",
+            "",
+            "NAME [NAME...]",
+            "Remove one or more snapshots of containers",
+            1,
+            kAnyNumber,
+            {},
+            false,
+            kSnapshotRemoveParagraphs},
     Command{"start", "container start", "[OPTIONS] CONTAINER [CONTAINER...]",
             "Start one or more stopped containers", 1, kAnyNumber, kStartOptions},
     Command{"stats", "container stats", "[OPTIONS] [CONTAINER...]",

@@ -158,7 +158,8 @@ Json describe(const Containers& containers, const Container& container) {
       {"Driver", "erofs"},
       {"Platform", "linux"},
       {"HostConfig", host_config_of(container)},
-      {"GraphDriver", {{"Data", {{"Writable", directory + "/writable.img"}}}, {"Name", "erofs"}}},
+      {"GraphDriver",
+       {{"Data", {{"Writable", directory + "/" + container.writable_file()}}}, {"Name", "erofs"}}},
       {"Mounts", Json::array()},
       {"Config", config_of(container)},
       {"NetworkSettings", network_of(container)}};

@@ -37,6 +37,13 @@ inline constexpr std::array kExecOptions = {
 inline constexpr std::array kExportOptions = {
     Option{'o', "output", "string", "Write to a file, instead of STDOUT"},
 };
+inline constexpr std::array kForkOptions = {
+    Option{0, "name", "string", "Assign a name to each copy: {n} in it is the copy's number"},
+    Option{'n', "number", "int", "How many copies (1)"},
+    Option{'p', "publish", "list",
+           "Publish a copy's port(s) to the host: {n} is the copy's number"},
+    Option{0, "rm", "", "Automatically remove a copy when it exits"},
+};
 inline constexpr std::array kKillOptions = {
     Option{'s', "signal", "string", "Signal to send to the container"},
 };
@@ -82,6 +89,11 @@ inline constexpr std::array kRmOptions = {
     Option{'f', "force", "", "Force the removal of a running container (uses SIGKILL)"},
     Option{'v', "volumes", "", "Remove anonymous volumes associated with the container"},
 };
+inline constexpr std::array kSnapshotListOptions = {
+    Option{0, "format", "string", "Format output using a Go template, or 'table', 'json'"},
+    Option{0, "no-trunc", "", "Don't truncate output"},
+    Option{'q', "quiet", "", "Only display names"},
+};
 inline constexpr std::array kStartOptions = {
     Option{'a', "attach", "", "Attach STDOUT/STDERR and forward signals"},
     Option{0, "detach-keys", "string", "Override the key sequence for detaching a container"},
@@ -115,6 +127,7 @@ inline constexpr std::array kCreateOptions = {
     Option{'e', "env", "list", "Set environment variables"},
     Option{0, "env-file", "list", "Read in a file of environment variables"},
     Option{0, "expose", "list", "Expose a port or a range of ports"},
+    Option{0, "from", "SNAPSHOT", "Go on from a snapshot of a container, in place of an image"},
     Option{0, "group-add", "list", "Add additional groups to join"},
     Option{'h', "hostname", "string", "Container host name"},
     Option{0, "init", "",
@@ -149,7 +162,6 @@ inline constexpr std::array kCreateOptions = {
     Option{'w', "workdir", "string", "Working directory inside the container"},
     Option{'a', "attach", "list", ""},
     Option{0, "device", "list", ""},
-    Option{0, "from", "string", ""},
     Option{0, "gpus", "string", ""},
     Option{0, "health-cmd", "string", ""},
     Option{0, "health-interval", "string", ""},

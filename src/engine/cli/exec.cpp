@@ -62,7 +62,7 @@ class Execution {
               [this] { process_.end_input(); }, [this] { return process_.input_pending(); },
               [this](const wire::TerminalSize& size) { process_.resize(size); },
               [this](int number) { process_.signal(number); }}),
-        process_(loop, target.directory,
+        process_(loop, target.directory, new_process_id(),
                  {[this] { started(); }, [this](const agent::Failed& failed) { fail_with(failed); },
                   [this](wire::Stream stream, std::string_view bytes) {
                     if (!detached_) own_.output(stream, bytes);

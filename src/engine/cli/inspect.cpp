@@ -4,6 +4,8 @@
 #include "src/engine/cli/container_inspect.h"
 #include "src/engine/cli/go_template.h"
 #include "src/engine/image/manifest.h"
+#include "src/engine/runtime/container_snapshot.h"
+#include "src/engine/runtime/removal.h"
 
 namespace vmm::engine::cli {
 namespace {
@@ -52,6 +54,20 @@ Result<Json> describe(Store& store, const Image& image) {
   return object;
 }
 
+Result<Json> describe(ContainerSnapshots& snapshots, const ContainerSnapshot& snapshot) {
+  const auto spec = TRY(snapshots.spec(snapshot));
+  return Json{{"Id", snapshot.id},
+              {"Name", snapshot.name},
+              {"Created", format_time(snapshot.created / 1'000'000'000)},
+              {"Image", snapshot.image.text()},
+              {"ImageName", snapshot.image_name},
+              {"Container", snapshot.container_name},
+              {"Containers", TRY(snapshots.users(snapshot))},
+              {"Command", spec.arguments()},
+              {"Path", snapshots.machine(snapshot.id)},
+              {"Size", disk_usage(snapshots.directory(snapshot.id))}};
+}
+
 // Of each name what `find` knows; what is not there is said at the end.
 Result<int> show(const Words& words, auto find) {
   const auto format = words.text("format");
@@ -82,6 +98,14 @@ Result<int> image_inspect(const Words& words) {
   auto store = TRY(open_store());
   return show(words, [&](const std::string& name) -> Result<Json> {
     return describe(store, TRY(Catalog(store).find(name)));
+  });
+}
+
+Result<int> snapshot_inspect(const Words& words) {
+  auto store = TRY(open_store());
+  ContainerSnapshots snapshots(store);
+  return show(words, [&](const std::string& name) -> Result<Json> {
+    return describe(snapshots, TRY(snapshots.find(name)));
   });
 }
 

@@ -39,16 +39,6 @@ Result<int> for_each(const Words& words, auto act) {
   return failed ? 1 : 0;
 }
 
-Result<void> start_in_background(const Container& container) {
-  if (container.is_running()) return {};
-  auto socket = TRY(start_supervisor(TRY(default_root()), container.id));
-  const auto outcome = TRY(wait_for_start(std::move(socket)));
-  if (outcome.kind != Outcome::Kind::failed) return {};
-  // Another command was faster: its start is the one that counts.
-  if (outcome.text.ends_with(kAlreadyRunning)) return {};
-  return fail("{}", outcome.text);
-}
-
 Result<void> not_running(const Container& container) {
   return fail("container {} is not running", container.id);
 }
@@ -74,6 +64,19 @@ Result<void> stop_container(const Container& container, const Words& words) {
 }
 
 }  // namespace
+
+Result<void> start_in_background(const Container& container) {
+  if (container.is_running()) return {};
+  auto socket = TRY(start_supervisor(TRY(default_root()), container.id));
+  const auto outcome = TRY(wait_for_start(std::move(socket)));
+  if (outcome.kind == Outcome::Kind::lost) {
+    return fail("the supervisor of the container was killed");
+  }
+  if (outcome.kind != Outcome::Kind::failed) return {};
+  // Another command was faster: its start is the one that counts.
+  if (outcome.text.ends_with(kAlreadyRunning)) return {};
+  return fail("{}", outcome.text);
+}
 
 Result<int> start(const Words& words) {
   const auto& names = words.names();

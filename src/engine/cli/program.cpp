@@ -154,8 +154,11 @@ int run(const Command& command, Arguments arguments) {
     return kBadFlag;
   }
   const auto count = words->names().size();
-  if (count < command.least || count > command.most) {
-    complain(command, wrong_number(command));
+  const bool is_instead = !command.instead.empty() && words->has(command.instead);
+  if (is_instead ? count > 0 : count < command.least || count > command.most) {
+    complain(command, is_instead ? fmt::format("{}: --{} stands in place of {}", program_name,
+                                               command.instead, words->names()[0])
+                                 : wrong_number(command));
     return kFailed;
   }
   const auto runner = std::ranges::find(program_runners, command.name, &Runner::name);

@@ -8,6 +8,7 @@
 #include "src/engine/cli/image_filter.h"
 #include "src/engine/cli/units.h"
 #include "src/engine/image/remove.h"
+#include "src/engine/runtime/container_snapshot.h"
 #include "src/engine/runtime/machine_template.h"
 #include "src/engine/runtime/removal.h"
 
@@ -52,7 +53,7 @@ Result<Pruned> prune_images(Store& store, bool all, const ImageFilter& filter) {
   for (const auto& image : TRY(catalog.list())) {
     if (!all && !TRY(catalog.tags(image.id)).empty()) continue;
     if (!TRY(filter.matches(store, image))) continue;
-    if (!TRY(Containers(store).using_image(image.id)).empty()) continue;
+    if (TRY(is_in_use(store, image.id))) continue;
     const auto removal = TRY(remove_with_all_names(store, image));
     for (const auto& one : removal.untagged) pruned.text += "untagged: " + one + "\n";
     for (const auto& id : removal.deleted) pruned.text += "deleted: " + id.text() + "\n";
@@ -113,6 +114,7 @@ Result<int> system_prune(const Words& words) {
   if (!is_wanted(words, warning + "\n")) return 0;
   auto store = TRY(open_store());
   Containers containers(store);
+  TRY(ContainerSnapshots(store).remove_orphans());
   const auto of_containers = TRY(ContainerFilter::parse(containers, filters));
   const auto of_images = TRY(ImageFilter::parse(store, filters));
   auto pruned = TRY(prune_containers(store, of_containers));

@@ -54,26 +54,37 @@ Result<Image> image_for(Store& store, const std::string& name, const Words& word
   return catalog.find(name);
 }
 
-Result<Container> make_container(const Words& words) {
+Result<void> publish_exposed(ContainerSpec& spec, const Words& words) {
+  if (words.has("publish-all")) {
+    for (const auto& port : spec.exposed) {
+      for (auto& one : TRY(parse_publish(port))) spec.ports.push_back(std::move(one));
+    }
+  }
+  return choose_host_ports(spec.ports);
+}
+
+Result<Container> make_from_image(Store& store, const Words& words) {
   auto spec = TRY(spec_of(words));
+  const auto& name = words.names()[0];
+  const auto image = TRY(image_for(store, name, words));
+  const auto config =
+      TRY(parse_image_config(TRY(store.content().read_blob(image.id, kMaxDocument))));
+  TRY(apply_image(spec, config, words.has("entrypoint")));
+  TRY(publish_exposed(spec, words));
+  return Containers(store).create({words.text("name"), image.id, name, std::move(spec)});
+}
+
+Result<Container> make_container(const Words& words) {
   const auto cid_path = words.text("cidfile");
   if (!cid_path.empty() && ::access(cid_path.c_str(), F_OK) == 0) {
     return fail("container ID file found, make sure the other container isn't running or delete {}",
                 cid_path);
   }
   auto store = TRY(open_store());
-  const auto& name = words.names()[0];
-  const auto image = TRY(image_for(store, name, words));
-  const auto config =
-      TRY(parse_image_config(TRY(store.content().read_blob(image.id, kMaxDocument))));
-  TRY(apply_image(spec, config, words.has("entrypoint")));
-  if (words.has("publish-all")) {
-    for (const auto& port : spec.exposed) {
-      for (auto& one : TRY(parse_publish(port))) spec.ports.push_back(std::move(one));
-    }
-  }
-  TRY(choose_host_ports(spec.ports));
-  auto made = TRY(Containers(store).create({words.text("name"), image.id, name, std::move(spec)}));
+  auto made = words.has("from")
+                  ? TRY(make_from_snapshot(
+                        store, TRY(ContainerSnapshots(store).find(words.text("from"))), words))
+                  : TRY(make_from_image(store, words));
   if (!cid_path.empty()) {
     auto file = TRY(NewFile::create(cid_path, 0644));
     TRY(write_all(file.fd(), std::as_bytes(std::span(made.id))));
@@ -110,7 +121,28 @@ Result<int> run_made(const Words& words, const Container& container) {
   return end_of(container, outcome, "run");
 }
 
+// Before anything is made.
+Result<void> check_terminal(const Words& words) {
+  if (words.has("detach")) return {};
+  if (!words.has("from")) {
+    return Foreground::check_terminal(words.has("interactive"), words.has("tty"));
+  }
+  auto store = TRY(open_store());
+  ContainerSnapshots snapshots(store);
+  const auto spec =
+      TRY(spec_from(TRY(snapshots.spec(TRY(snapshots.find(words.text("from"))))), words));
+  return Foreground::check_terminal(spec.open_input, spec.tty);
+}
+
 }  // namespace
+
+Result<Container> make_from_snapshot(Store& store, const ContainerSnapshot& snapshot,
+                                     const Words& words) {
+  auto spec = TRY(spec_from(TRY(ContainerSnapshots(store).spec(snapshot)), words));
+  TRY(publish_exposed(spec, words));
+  return Containers(store).create(
+      {words.text("name"), snapshot.image, snapshot.image_name, std::move(spec), snapshot.id});
+}
 
 int start_failure(std::string_view command, const Outcome& outcome) {
   print_error(outcome.text);
@@ -137,12 +169,11 @@ Result<int> end_of(const Container& container, const Outcome& outcome, std::stri
 }
 
 Result<int> run_container(const Words& words) {
-  const auto checked = [&]() -> Result<void> {
-    TRY(keys_of(words));
-    if (words.has("detach")) return {};
-    return Foreground::check_terminal(words.has("interactive"), words.has("tty"));
-  }();
-  if (!checked) return std::unexpected(checked.error());
+  TRY(keys_of(words));
+  if (const auto checked = check_terminal(words); !checked) {
+    if (words.has("from")) return complain("run", checked.error());
+    return std::unexpected(checked.error());
+  }
   const auto made = make_container(words);
   if (!made) return complain("run", made.error());
   const auto code = run_made(words, *made);

@@ -192,6 +192,12 @@ Result<void> add_labels(const Words& words, ContainerSpec& spec) {
   return {};
 }
 
+// Options that go with a snapshot: of the container's surroundings on this host.
+constexpr std::array<std::string_view, 20> kOfSurroundings = {
+    "add-host", "cidfile",  "cold",        "detach", "detach-keys", "dns",     "dns-search",
+    "from",     "hostname", "interactive", "label",  "label-file",  "log-opt", "name",
+    "number",   "publish",  "publish-all", "rm",     "sig-proxy",   "tty"};
+
 }  // namespace
 
 Result<std::uint64_t> parse_bytes(std::string_view text) {
@@ -223,7 +229,7 @@ Result<std::vector<std::string>> environment_of(const Words& words) {
 Result<ContainerSpec> spec_of(const Words& words) {
   ContainerSpec spec;
   const auto& names = words.names();
-  spec.command.assign(names.begin() + 1, names.end());
+  if (!names.empty()) spec.command.assign(names.begin() + 1, names.end());
   if (const auto entrypoint = words.text("entrypoint"); !entrypoint.empty()) {
     spec.entrypoint = {entrypoint};
   }
@@ -260,6 +266,32 @@ Result<ContainerSpec> spec_of(const Words& words) {
   TRY(add_network(words, spec));
   spec.cold = words.has("cold");
   if (words.has("kernel")) spec.kernel = std::filesystem::absolute(words.text("kernel"));
+  return spec;
+}
+
+Result<ContainerSpec> spec_from(const ContainerSpec& saved, const Words& words) {
+  for (const auto& option : words.options()) {
+    if (std::ranges::find(kOfSurroundings, option) != kOfSurroundings.end()) continue;
+    return fail("--{} does not go with --from: the snapshot says it", option);
+  }
+  const auto given = TRY(spec_of(words));
+  auto spec = saved;
+  spec.host_name = given.host_name;
+  if (given.tty && !spec.tty) return fail("--tty: the process of the snapshot has no terminal");
+  if (given.open_input && !spec.open_input) {
+    return fail("--interactive: the process of the snapshot has no input");
+  }
+  spec.input_once = spec.open_input && given.attach_output;
+  spec.attach_output = given.attach_output;
+  spec.attach_error = given.attach_error;
+  spec.auto_remove = given.auto_remove;
+  spec.cold = saved.cold || given.cold;  // of later starts
+  spec.ports = given.ports;
+  if (!given.extra_hosts.empty()) spec.extra_hosts = given.extra_hosts;
+  if (!given.name_servers.empty()) spec.name_servers = given.name_servers;
+  if (!given.search_domains.empty()) spec.search_domains = given.search_domains;
+  TRY(add_log_options(words, spec));
+  TRY(add_labels(words, spec));
   return spec;
 }
 

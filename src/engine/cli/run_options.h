@@ -14,6 +14,10 @@ namespace vmm::engine::cli {
 // sentence, where there is one.
 Result<ContainerSpec> spec_of(const Words& words);
 
+// Of a container that goes on from a snapshot of one that was made by `saved`. Error: also what
+// that says, and nobody else.
+Result<ContainerSpec> spec_from(const ContainerSpec& saved, const Words& words);
+
 // The variables of --env-file and --env; a name alone takes this process's value, if it has one.
 Result<std::vector<std::string>> environment_of(const Words& words);
 

@@ -9,6 +9,8 @@
 #include "src/engine/cli/rows.h"
 #include "src/engine/cli/units.h"
 #include "src/engine/image/manifest.h"
+#include "src/engine/image/remove.h"
+#include "src/engine/runtime/container_snapshot.h"
 #include "src/engine/runtime/machine_template.h"
 #include "src/engine/runtime/removal.h"
 
@@ -27,7 +29,7 @@ Result<Sum> sum_of_images(Store& store) {
   Sum sum;
   std::set<Digest> all, used;
   for (const auto& image : TRY(Catalog(store).list())) {
-    const bool active = !TRY(Containers(store).using_image(image.id)).empty();
+    const bool active = TRY(is_in_use(store, image.id));
     ++sum.total;
     sum.active += active ? 1 : 0;
     for (const auto& layer : image.layers) {
@@ -48,6 +50,21 @@ Result<Sum> sum_of_containers(Store& store) {
     sum.active += container.is_running() ? 1 : 0;
     sum.size += size;
     if (!container.is_running()) sum.reclaimable += size;
+  }
+  return sum;
+}
+
+// Those of which containers are made cannot go.
+Result<Sum> sum_of_snapshots(Store& store) {
+  Sum sum;
+  ContainerSnapshots snapshots(store);
+  for (const auto& snapshot : TRY(snapshots.list())) {
+    const auto size = disk_usage(snapshots.directory(snapshot.id));
+    const bool active = !TRY(snapshots.users(snapshot)).empty();
+    ++sum.total;
+    sum.active += active ? 1 : 0;
+    sum.size += size;
+    if (!active) sum.reclaimable += size;
   }
   return sum;
 }
@@ -73,6 +90,7 @@ Result<int> system_df(const Words& words) {
   auto store = TRY(open_store());
   const std::vector<Json> rows = {row_of("Images", TRY(sum_of_images(store))),
                                   row_of("Containers", TRY(sum_of_containers(store))),
+                                  row_of("Snapshots", TRY(sum_of_snapshots(store))),
                                   row_of("Machine Templates", sum_of_templates(store))};
   RowFormat format;
   format.format = words.text("format");

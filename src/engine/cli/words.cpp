@@ -28,6 +28,33 @@ std::vector<std::string> Words::list(std::string_view option) const {
   return found == values_.end() ? std::vector<std::string>{} : found->second;
 }
 
+std::vector<std::string> Words::options() const {
+  std::vector<std::string> names;
+  for (const auto& [name, values] : values_) {
+    if (has(name)) names.push_back(name);
+  }
+  return names;
+}
+
+Words Words::with_flag(std::string_view flag) const {
+  auto words = *this;
+  words.values_[std::string(flag)] = {"true"};
+  return words;
+}
+
+Words Words::with(std::string_view pattern, std::string_view text) const {
+  auto words = *this;
+  for (auto& [name, values] : words.values_) {
+    for (auto& value : values) {
+      for (auto at = value.find(pattern); at != std::string::npos;
+           at = value.find(pattern, at + text.size())) {
+        value.replace(at, pattern.size(), text);
+      }
+    }
+  }
+  return words;
+}
+
 Result<Words> Words::parse(const Command& command, std::span<const std::string> arguments) {
   Words words;
   const auto set = [&words](const Option& option, std::string value) -> Result<void> {

@@ -25,6 +25,10 @@ class Words {
   bool is_off(std::string_view flag) const { return off_.contains(flag); }  // --flag=false
   std::string text(std::string_view option) const;  // the last one; "": not given
   std::vector<std::string> list(std::string_view option) const;
+  std::vector<std::string> options() const;  // that were given, and not turned off
+  Words with_flag(std::string_view flag) const;
+  // The same with `text` in place of `pattern` in all values.
+  Words with(std::string_view pattern, std::string_view text) const;
   const std::vector<std::string>& names() const { return names_; }
 
  private:

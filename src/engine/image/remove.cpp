@@ -1,6 +1,7 @@
 #include "src/engine/image/remove.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <set>
 
@@ -18,18 +19,22 @@ std::vector<Digest> chain_ids(const Image& image) {
 }
 
 struct User {
-  std::string id;
+  std::string what;  // "running container 0123456789ab"
   bool running = false;
 };
 
-// A container that has this image, a running one first.
+// A container or a snapshot that has this image, a running container first.
 Result<std::optional<User>> user_of(Store& store, const Digest& image) {
   auto row = TRY(store.database().prepare(
-      "SELECT id, state IN ('running', 'paused') AS runs FROM container WHERE image = ? "
-      "ORDER BY runs DESC LIMIT 1"));
+      "SELECT CASE state WHEN 'running' THEN 2 WHEN 'paused' THEN 2 ELSE 1 END AS runs, "
+      "substr(id, 1, 12) FROM container WHERE image = ?1 UNION ALL SELECT 0, CASE name WHEN '' "
+      "THEN substr(id, 1, 12) ELSE name END FROM snapshot WHERE image = ?1 ORDER BY 1 DESC "
+      "LIMIT 1"));
   row.bind(1, image.text());
   if (!TRY(row.step())) return std::optional<User>();
-  return std::optional(User{row.text(0), row.number(1) != 0});
+  constexpr std::array kKinds = {"snapshot", "stopped container", "running container"};
+  const auto kind = static_cast<std::size_t>(row.number(0));
+  return std::optional(User{fmt::format("{} {}", kKinds.at(kind), row.text(1)), kind == 2});
 }
 
 Result<void> delete_image(Store& store, const Image& image, Removal& removal) {
@@ -51,11 +56,10 @@ Result<void> delete_image(Store& store, const Image& image, Removal& removal) {
 Result<void> check_unused(Store& store, const Image& image, std::string_view name, Force force) {
   const auto user = TRY(user_of(store, image.id));
   if (!user || (force == Force::yes && !user->running)) return {};
-  return fail("conflict: unable to {} {} ({} be forced) - image is being used by {} container {}",
+  return fail("conflict: unable to {} {} ({} be forced) - image is being used by {}",
               name.empty() ? "delete" : "remove repository reference",
               name.empty() ? image.id.short_hex() : fmt::format("\"{}\"", name),
-              user->running ? "cannot" : "must", user->running ? "running" : "stopped",
-              user->id.substr(0, 12));
+              user->running ? "cannot" : "must", user->what);
 }
 
 bool is_one_repository(const std::vector<TagName>& tags,
@@ -67,6 +71,10 @@ bool is_one_repository(const std::vector<TagName>& tags,
 }
 
 }  // namespace
+
+Result<bool> is_in_use(Store& store, const Digest& image) {
+  return TRY(user_of(store, image)).has_value();
+}
 
 Result<Removal> remove_with_all_names(Store& store, const Image& image) {
   Catalog catalog(store);

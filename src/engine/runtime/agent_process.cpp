@@ -15,11 +15,9 @@ constexpr seconds kDrainPatience{10};
 
 }  // namespace
 
-AgentProcess::AgentProcess(EventLoop& loop, std::string directory, Callbacks callbacks)
-    : loop_(loop),
-      directory_(std::move(directory)),
-      callbacks_(std::move(callbacks)),
-      id_(new_process_id()) {}
+AgentProcess::AgentProcess(EventLoop& loop, std::string directory, const agent::ProcessId& id,
+                           Callbacks callbacks)
+    : loop_(loop), directory_(std::move(directory)), callbacks_(std::move(callbacks)), id_(id) {}
 
 AgentProcess::~AgentProcess() {
   if (drain_timer_) loop_.cancel_timer(*drain_timer_);
@@ -27,14 +25,24 @@ AgentProcess::~AgentProcess() {
 
 void AgentProcess::start(agent::Start request) {
   request_ = std::move(request);
+  open_control([this] { control_->send(request_); });
+}
+
+void AgentProcess::follow(agent::Start request) {
+  request_ = std::move(request);
+  open_control([this] { control_->send(agent::Follow{}); });
+}
+
+void AgentProcess::open_control(std::function<void()> ask) {
   links_.push_back(std::make_unique<AgentLink>(
-      loop_, directory_, agent::Header{Kind::control, id_}, [this](Result<UniqueFd> socket) {
+      loop_, directory_, agent::Header{Kind::control, id_},
+      [this, ask = std::move(ask)](Result<UniqueFd> socket) {
         if (!socket) return lose();
         control_ = std::make_unique<Channel>(
             loop_, std::move(*socket),
             Channel::Callbacks{[this](const agent::Message& message) { take_message(message); },
                                [this] { lose(); }, nullptr});
-        control_->send(request_);
+        ask();
       }));
 }
 

@@ -30,10 +30,13 @@ class AgentProcess {
     std::function<void(const protocol::agent::Exited&)> exited;
     std::function<void()> lost;  // the connection broke: the machine ended
   };
-  AgentProcess(EventLoop& loop, std::string directory, Callbacks callbacks);
+  AgentProcess(EventLoop& loop, std::string directory, const protocol::agent::ProcessId& id,
+               Callbacks callbacks);
   ~AgentProcess();
 
   void start(protocol::agent::Start request);
+  // One that runs since it was started by `request`.
+  void follow(protocol::agent::Start request);
   // Of a process with input; bytes wait until it is connected.
   void write_input(std::string_view bytes);
   void end_input();
@@ -43,6 +46,7 @@ class AgentProcess {
   void set_output_reading(bool on);
 
  private:
+  void open_control(std::function<void()> ask);
   void open_streams();
   void open_stream(protocol::agent::Kind kind);
   void take_stream(protocol::agent::Kind kind, Result<UniqueFd> socket);

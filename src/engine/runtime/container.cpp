@@ -13,6 +13,7 @@
 
 #include "src/base/new_file.h"
 #include "src/base/text.h"
+#include "src/engine/runtime/container_snapshot.h"
 #include "src/engine/runtime/names.h"
 
 namespace vmm::engine {
@@ -52,7 +53,7 @@ std::optional<ContainerEnd> kept_end(const std::string& directory) {
 
 constexpr std::string_view kColumns =
     "id, name, image, image_name, created, state, started, finished, exit_code, out_of_memory, "
-    "error";
+    "error, snapshot";
 
 Result<Container> container_of(const Statement& row) {
   Container container;
@@ -67,15 +68,8 @@ Result<Container> container_of(const Statement& row) {
   container.exit_code = static_cast<int>(row.number(8));
   container.out_of_memory = row.number(9) != 0;
   container.error = row.text(10);
+  container.snapshot = row.text(11);
   return container;
-}
-
-Result<void> write_spec(const std::string& directory, const ContainerSpec& spec) {
-  const auto text = protocol::encode_fields(spec);
-  const auto file = TRY(open_file(directory + "/spec", O_WRONLY | O_CREAT | O_EXCL));
-  TRY(write_all(file.get(), std::as_bytes(std::span(text))));
-  if (::fsync(file.get()) < 0) return fail_errno("cannot write '{}/spec'", directory);
-  return {};
 }
 
 Result<void> remove_directory(const std::string& directory) {
@@ -94,6 +88,19 @@ std::string Container::short_id() const { return id.substr(0, kShortId); }
 std::int64_t now_in_nanoseconds() {
   using namespace std::chrono;
   return duration_cast<nanoseconds>(system_clock::now().time_since_epoch()).count();
+}
+
+Result<void> write_spec(const std::string& directory, const ContainerSpec& spec) {
+  const auto text = protocol::encode_fields(spec);
+  const auto file = TRY(open_file(directory + "/spec", O_WRONLY | O_CREAT | O_EXCL));
+  TRY(write_all(file.get(), std::as_bytes(std::span(text))));
+  if (::fsync(file.get()) < 0) return fail_errno("cannot write '{}/spec'", directory);
+  return {};
+}
+
+Result<ContainerSpec> read_spec(const std::string& directory) {
+  const auto text = TRY(read_text_file(directory + "/spec", kMaxSpec));
+  return protocol::decode_fields<ContainerSpec>(text);
 }
 
 Result<std::optional<ContainerLock>> ContainerLock::take(const std::string& directory) {
@@ -141,13 +148,14 @@ Result<std::string> Containers::insert(const std::string& id, const New& wanted)
       if (wanted.name.empty()) continue;
       return name_conflict(name);
     }
-    TRY(TRY(database_.prepare("INSERT INTO container (id, name, image, image_name, created, state) "
-                              "VALUES (?, ?, ?, ?, ?, 'created')"))
+    TRY(TRY(database_.prepare("INSERT INTO container (id, name, image, image_name, created, state, "
+                              "snapshot) VALUES (?, ?, ?, ?, ?, 'created', NULLIF(?, ''))"))
             .bind(1, id)
             .bind(2, name)
             .bind(3, wanted.image.text())
             .bind(4, wanted.image_name)
             .bind(5, now_in_nanoseconds())
+            .bind(6, wanted.snapshot)
             .run());
     TRY(change.commit());
     return name;
@@ -188,7 +196,9 @@ Result<std::vector<Container>> Containers::select(const std::string& condition,
   std::vector<Container> present;
   for (auto& one : all) {
     TRY(repair(one));
-    if (!read_spec(one) && !fs::exists(directory(one.id))) {
+    if (auto spec = read_spec(directory(one.id))) {
+      one.spec = std::move(*spec);
+    } else if (!fs::exists(directory(one.id))) {
       // Removed meanwhile; or somebody took the directory, and nothing is left but the name.
       TRY(TRY(database_.prepare("DELETE FROM container WHERE id = ?")).bind(1, one.id).run());
       continue;
@@ -196,12 +206,6 @@ Result<std::vector<Container>> Containers::select(const std::string& condition,
     present.push_back(std::move(one));
   }
   return present;
-}
-
-Result<void> Containers::read_spec(Container& container) const {
-  const auto text = TRY(read_text_file(directory(container.id) + "/spec", kMaxSpec));
-  container.spec = TRY(protocol::decode_fields<ContainerSpec>(text));
-  return {};
 }
 
 Result<void> keep_end(const std::string& directory, const ContainerEnd& end) {
@@ -226,7 +230,8 @@ Result<void> Containers::repair(Container& container) {
   for (const char* socket : {"supervisor", "vsock", "control"}) {
     (void)::unlink(fmt::format("{}/{}", path, socket).c_str());  // or there is none
   }
-  (void)!read_spec(container);  // of a damaged one the end is written all the same
+  // Of a damaged one the end is written all the same.
+  if (auto spec = read_spec(path)) container.spec = std::move(*spec);
   if (container.spec.auto_remove) return remove(container.id);
   const auto end = kept_end(path).value_or(
       ContainerEnd{kLostExitCode, false, "the supervisor of the container was killed"});
@@ -249,10 +254,6 @@ Result<std::optional<Container>> Containers::by_id(std::string_view id) {
   auto found = TRY(select("id = ?", id));
   if (found.empty()) return std::nullopt;
   return std::move(found[0]);
-}
-
-Result<std::vector<Container>> Containers::using_image(const Digest& image) {
-  return select("image = ?", image.text());
 }
 
 Result<Container> Containers::find(std::string_view name) {
@@ -319,8 +320,13 @@ Result<void> Containers::rename(const Container& container, const std::string& n
 }
 
 Result<void> Containers::remove(const std::string& id) {
-  TRY(TRY(database_.prepare("DELETE FROM container WHERE id = ?")).bind(1, id).run());
-  return remove_directory(directory(id));
+  auto row = TRY(database_.prepare("DELETE FROM container WHERE id = ? RETURNING snapshot"));
+  row.bind(1, id);
+  std::string snapshot;
+  while (TRY(row.step())) snapshot = row.text(0);
+  TRY(remove_directory(directory(id)));
+  if (snapshot.empty()) return {};
+  return ContainerSnapshots(store_).release(snapshot);
 }
 
 Result<void> Containers::remove_orphans() {

@@ -4,7 +4,8 @@
 //                     /lock         held by the supervisor and its machine while either lives
 //                     /supervisor   socket of the supervisor (wire.h); `pid` beside it
 //                     /vsock, control     sockets of the machine
-//                     /image.vmdk, writable.img   its disks
+//                     /image.vmdk, writable.img   its disks; of one that is made of a snapshot
+//                                 writable.qcow2, a layer over the snapshot's
 //                     /log, log.1 ...     what it wrote (log_writer.h)
 //
 // A container is made as directory first, then as row; it goes as row first. A directory without a
@@ -31,6 +32,7 @@ struct Container {
   std::string id, name;
   Digest image;
   std::string image_name;
+  std::string snapshot;  // id of the one that it goes on from at its first start; or ""
   std::int64_t created = 0, started = 0, finished = 0;  // nanoseconds since 1970; 0: not yet
   ContainerState state = ContainerState::created;
   int exit_code = 0;
@@ -42,6 +44,10 @@ struct Container {
   bool is_running() const {
     return state == ContainerState::running || state == ContainerState::paused;
   }
+  // Its process runs in its snapshot, and is not started.
+  bool goes_on() const { return !snapshot.empty() && started == 0; }
+  // Of its directory: what its files' changes are written to.
+  std::string writable_file() const { return snapshot.empty() ? "writable.img" : "writable.qcow2"; }
 };
 
 // How a container's first process ended, or why it did not start.
@@ -73,6 +79,10 @@ class ContainerLock {
 
 std::int64_t now_in_nanoseconds();
 
+// The file `spec` of a directory.
+Result<void> write_spec(const std::string& directory, const ContainerSpec& spec);
+Result<ContainerSpec> read_spec(const std::string& directory);
+
 class Containers {
  public:
   explicit Containers(Store& store) : store_(store), database_(store.database()) {}
@@ -84,6 +94,7 @@ class Containers {
     Digest image;
     std::string image_name;
     ContainerSpec spec;
+    std::string snapshot = {};  // id of the one that it is made of
   };
   // Error: in Docker's words, the name is taken or is none.
   Result<Container> create(New wanted);
@@ -93,8 +104,6 @@ class Containers {
   // By name, id, or the beginning of an id. Error: "No such container: NAME".
   Result<Container> find(std::string_view name);
   Result<std::optional<Container>> by_id(std::string_view id);
-  // Of those that use an image.
-  Result<std::vector<Container>> using_image(const Digest& image);
 
   Result<void> set_running(const std::string& id);
   Result<void> set_paused(const std::string& id, bool paused);
@@ -109,7 +118,6 @@ class Containers {
 
  private:
   Result<std::vector<Container>> select(const std::string& condition, std::string_view value);
-  Result<void> read_spec(Container& container) const;
   Result<void> repair(Container& container);
   Result<std::string> insert(const std::string& id, const New& wanted);
   std::unexpected<Error> name_conflict(const std::string& name);

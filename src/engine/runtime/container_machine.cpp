@@ -29,7 +29,12 @@ Result<void> make_disks(Store& store, const Container& container) {
   const auto text = TRY(disk_descriptor(store.content(), *image));
   const auto file = TRY(open_file(directory + "/image.vmdk", O_WRONLY | O_CREAT | O_TRUNC));
   TRY(write_all(file.get(), std::as_bytes(std::span(text))));
-  const auto writable = directory + "/writable.img";
+  const auto writable = fmt::format("{}/{}", directory, container.writable_file());
+  if (!container.snapshot.empty()) {
+    // The layer of a start that failed is not of the moment of the snapshot.
+    if (container.goes_on()) (void)::unlink(writable.c_str());
+    return {};
+  }
   if (::access(writable.c_str(), F_OK) == 0) return {};
   const auto partial = writable + ".partial";
   TRY(make_writable_layer(store.root(), partial));
@@ -68,6 +73,10 @@ Result<bool> ContainerMachine::take(const std::string& root, const std::string& 
 }
 
 Result<void> ContainerMachine::start(const std::string& root) {
+  if (container_.goes_on()) {
+    return fail("container {} has not been started: until then its files are its snapshot's",
+                container_.name);
+  }
   {
     auto store = TRY(Store::open(root));
     TRY(make_disks(store, container_));

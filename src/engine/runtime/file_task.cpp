@@ -22,7 +22,7 @@ class Task {
         take_(std::move(take)),
         patience_(patience),
         process_(
-            loop, directory,
+            loop, directory, new_process_id(),
             {[this] {
                started_ = true;
                loop_.stop();

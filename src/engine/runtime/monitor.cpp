@@ -74,6 +74,11 @@ std::vector<std::string> connection_words(const Container& container) {
   return words;
 }
 
+std::string writable_disk(const Container& container) {
+  return fmt::format("{},format={}", container.writable_file(),
+                     container.snapshot.empty() ? "raw" : "qcow2");
+}
+
 }  // namespace
 
 MachineSize machine_size(const ContainerSpec& spec) {
@@ -89,9 +94,11 @@ MachineSize machine_size(const ContainerSpec& spec) {
   return size;
 }
 
+// The image in a slot: a snapshot of the machine has its copies' own lists of files there.
 std::vector<std::string> boot_words(const Container& container, const MachineFiles& files) {
   auto words = machine_words(container.spec, files);
-  append(words, {"--disk", "image.vmdk,format=vmdk,ro", "--disk", "writable.img,format=raw"});
+  append(words, {"--disk", fmt::format("image.vmdk,format=vmdk,ro,size={}", kImageSlot), "--disk",
+                 writable_disk(container)});
   append(words, connection_words(container));
   return words;
 }
@@ -106,15 +113,12 @@ std::vector<std::string> template_words(const ContainerSpec& spec, const Machine
 }
 
 std::vector<std::string> restore_words(const Container& container, const std::string& path) {
-  std::vector<std::string> words = {"vmm",
-                                    "--restore",
-                                    path,
-                                    "--disk",
-                                    "blk0=image.vmdk,format=vmdk",
-                                    "--disk",
-                                    "blk1=writable.img,format=raw,rw",
-                                    "--serial",
-                                    "none"};
+  std::vector<std::string> words = {
+      "vmm",   "--restore", path, "--serial", "none", "--disk", "blk0=image.vmdk,format=vmdk",
+      "--disk"};
+  // Over the snapshot's disk a layer is made; a template has a slot.
+  words.push_back(container.goes_on() ? container.writable_file()
+                                      : fmt::format("blk1={},rw", writable_disk(container)));
   append(words, connection_words(container));
   return words;
 }

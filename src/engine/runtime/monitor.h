@@ -23,7 +23,7 @@ MachineSize machine_size(const ContainerSpec& spec);
 
 // The words of `vmm` for a container's machine, with paths relative to the container's directory:
 // of one that boots; of a template, with slots for what is the container's; of one that goes on
-// from the template at `path`.
+// from the template, or snapshot of a container, at `path`.
 std::vector<std::string> boot_words(const Container& container, const MachineFiles& files);
 std::vector<std::string> template_words(const ContainerSpec& spec, const MachineFiles& files);
 std::vector<std::string> restore_words(const Container& container, const std::string& path);

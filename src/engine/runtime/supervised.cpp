@@ -11,6 +11,7 @@
 
 #include "src/base/new_file.h"
 #include "src/engine/runtime/container_machine.h"
+#include "src/engine/runtime/container_snapshot.h"
 #include "src/engine/runtime/guest_request.h"
 #include "src/engine/runtime/ports.h"
 #include "src/engine/runtime/supervisor.h"
@@ -89,6 +90,9 @@ Result<void> Supervised::prepare(ContainerLock lock) {
     container_ = std::move(*found);
     lock_ = std::move(lock);  // from here on its end is ours to write
     TRY(make_disks(store, container_));
+    if (container_.goes_on()) {
+      snapshot_ = ContainerSnapshots(store).machine(container_.snapshot);
+    }
   }
   const auto& spec = container_.spec;
   files_ = TRY(find_machine_files(spec.kernel));
@@ -97,7 +101,7 @@ Result<void> Supervised::prepare(ContainerLock lock) {
   TRY(start_request(container_));  // what cannot be asked for needs no machine
   log_ = TRY(LogWriter::open(directory_ + "/log", spec.log_size, spec.log_files));
   TRY(listen());
-  if (!spec.cold) {
+  if (!spec.cold && !snapshot_) {
     recipe_ = TRY(template_recipe(spec, files_, monitor_program_));
     template_ = MachineTemplates(root_).find(recipe_->name);
   }
@@ -105,8 +109,8 @@ Result<void> Supervised::prepare(ContainerLock lock) {
 }
 
 Result<void> Supervised::start_machine() {
-  const auto words =
-      template_ ? restore_words(container_, *template_) : boot_words(container_, files_);
+  const auto& origin = snapshot_ ? snapshot_ : template_;
+  const auto words = origin ? restore_words(container_, *origin) : boot_words(container_, files_);
   monitor_ = TRY(Monitor::start(monitor_program_, words, directory_, lock_->fd()));
   machine_over_ = false;
   monitor_watch_ = std::make_unique<Watch>(loop_, monitor_.pidfd.get(),
@@ -121,7 +125,7 @@ Result<void> Supervised::start_machine() {
   ready_watch_->want(EPOLLIN);
   retry_ = kFirstRetry;
   // For all that comes before the process is asked for: a guest that hangs refuses nothing.
-  loop_.add_timer(EventLoop::Clock::now() + (template_ ? kRestorePatience : kBootPatience),
+  loop_.add_timer(EventLoop::Clock::now() + (origin ? kRestorePatience : kBootPatience),
                   [this, machine = monitor_.pid] {
                     if (machine == monitor_.pid) give_up_waiting();
                   });
@@ -160,7 +164,7 @@ void Supervised::guest_runs() {
 // Input that comes before its start waits in it.
 void Supervised::make_process() {
   process_ = std::make_unique<AgentProcess>(
-      loop_, ".",
+      loop_, ".", agent::kFirstProcess,
       AgentProcess::Callbacks{
           [this] { process_started(); },
           [this](const agent::Failed& failed) { process_failed(failed); },
@@ -203,7 +207,12 @@ void Supervised::agent_found(UniqueFd socket) {
       Channel::Callbacks{[this](const agent::Message& message) { machine_answered(message); },
                          nullptr, nullptr});
   machine_->send(configure_request(container_));
-  machine_->send(mount_request(container_));
+  // What stood still when it was saved, goes on.
+  if (snapshot_) {
+    machine_->send(agent::Freeze{false});
+  } else {
+    machine_->send(mount_request(container_));
+  }
 }
 
 void Supervised::machine_answered(const agent::Message& message) {
@@ -216,7 +225,12 @@ void Supervised::machine_answered(const agent::Message& message) {
   constexpr unsigned kRequests = 2;
   if (++answers_ != kRequests) return;
   process_over_ = false;
-  process_->start(start_request(container_).value_or(agent::Start()));
+  auto start = start_request(container_).value_or(agent::Start());
+  if (snapshot_) {
+    process_->follow(std::move(start));
+  } else {
+    process_->start(std::move(start));
+  }
 }
 
 void Supervised::process_started() {
@@ -232,16 +246,17 @@ void Supervised::process_started() {
   for (int number = 1; number < NSIG; ++number) {
     if ((kept_signals_ & bit_of(number)) != 0) signal(number);
   }
-  if (template_) note_working_set();
+  if (snapshot_) note_working_set(*snapshot_);
+  if (template_) note_working_set(*template_);
   if (!recipe_ || template_) return;
   const MachineTemplates templates(root_);
   if (template_failed_) templates.remove(recipe_->name);  // as booting works
   templates.make_beside(*recipe_);
 }
 
-// What a start touches is the same for all from this template: the first says what it is.
-void Supervised::note_working_set() const {
-  if (::access((*template_ + "/working-set").c_str(), F_OK) == 0) return;
+// What a start touches is the same for all from one origin: the first says what it is.
+void Supervised::note_working_set(const std::string& origin) {
+  if (::access((origin + "/working-set").c_str(), F_OK) == 0) return;
   const auto control = protocol::ControlClient::connect("control");
   if (control) (void)control->send(protocol::encode_request(1, protocol::WorkingSet{}));
 }
@@ -361,7 +376,11 @@ void Supervised::process_exited(const agent::Exited& exited) {
 void Supervised::process_lost() {
   process_over_ = true;
   if (machine_over_) return conclude();
-  end_machine();  // the agent has broken off
+  // The agent has broken off.
+  if (phase_ == Phase::starting) {
+    return fail_start(kSetupFailed, "the machine's agent broke the connection off");
+  }
+  end_machine();
 }
 
 // What the container wrote is of no use to anybody when it is removed.

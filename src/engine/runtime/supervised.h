@@ -49,7 +49,7 @@ class Supervised {
   void agent_found(UniqueFd socket);
   void machine_answered(const protocol::agent::Message& message);
   void process_started();
-  void note_working_set() const;
+  static void note_working_set(const std::string& origin);
   void process_failed(const protocol::agent::Failed& failed);
   void process_exited(const protocol::agent::Exited& exited);
   void process_output(wire::Stream stream, std::string_view bytes);
@@ -86,6 +86,7 @@ class Supervised {
   std::string monitor_program_;
   std::optional<TemplateRecipe> recipe_;  // none: this machine boots, whatever there is
   std::optional<std::string> template_;   // the path of the one that the machine goes on from
+  std::optional<std::string> snapshot_;   // or that of a container's, with its process
   bool template_failed_ = false;          // so that the machine boots
   std::string errors_;                    // the last of what the machine said
   std::unique_ptr<AgentLink> link_;

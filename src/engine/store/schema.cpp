@@ -6,7 +6,7 @@ namespace vmm::engine {
 namespace {
 
 // Step i leads from version i to i + 1. Never changed once released: a new step is added.
-constexpr std::array<const char*, 2> kSteps = {
+constexpr std::array<const char*, 3> kSteps = {
     R"sql(
     CREATE TABLE layer (
       diff_id TEXT PRIMARY KEY,        -- digest of the uncompressed archive
@@ -57,6 +57,21 @@ constexpr std::array<const char*, 2> kSteps = {
       error TEXT NOT NULL DEFAULT ''   -- why it did not start, or what ended it
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX container_of_image ON container (image);
+    )sql",
+    R"sql(
+    CREATE TABLE snapshot (
+      id TEXT PRIMARY KEY,             -- 64 hex digits; its files are in its directory
+      name TEXT NOT NULL,              -- '': of a fork, goes with the last container from it
+      image TEXT NOT NULL REFERENCES image,
+      image_name TEXT NOT NULL,        -- as the person named it
+      container_name TEXT NOT NULL,    -- of the container that it is of
+      created INTEGER NOT NULL         -- nanoseconds since 1970
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX snapshot_name ON snapshot (name) WHERE name != '';
+    CREATE INDEX snapshot_of_image ON snapshot (image);
+    -- That the container went on from: its disk is a layer over that one's.
+    ALTER TABLE container ADD COLUMN snapshot TEXT REFERENCES snapshot;
+    CREATE INDEX container_of_snapshot ON container (snapshot);
     )sql",
 };
 

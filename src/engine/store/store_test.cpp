@@ -94,6 +94,30 @@ TEST(Store, RefusesALaterVersion) {
   EXPECT_NE(store.error().message().find("version 999"), std::string::npos);
 }
 
+// What was kept before containers had snapshots is there afterwards.
+TEST(Store, TakesAnEarlierVersionAlong) {
+  TestDirectory directory;
+  {
+    auto store = *Store::open(directory.path());
+    ASSERT_TRUE(store.database().execute(
+        "DROP INDEX container_of_snapshot; ALTER TABLE container DROP COLUMN snapshot;"
+        "DROP TABLE snapshot; PRAGMA user_version = 2;"
+        "INSERT INTO image VALUES ('i', 'm', 0, 'linux', 'amd64');"
+        "INSERT INTO container (id, name, image, image_name, created, state) "
+        "VALUES ('c', 'web', 'i', 'busybox', 1, 'exited');"));
+  }
+  auto store = Store::open(directory.path());
+  ASSERT_TRUE(store) << store.error().message();
+  auto row = *store->database().prepare("SELECT name, snapshot IS NULL FROM container");
+  ASSERT_TRUE(*row.step());
+  EXPECT_EQ(row.text(0), "web");
+  EXPECT_EQ(row.number(1), 1);
+  ASSERT_TRUE(store->database().execute(
+      "INSERT INTO snapshot VALUES ('s', 'kept', 'i', 'busybox', 'web', 1);"
+      "UPDATE container SET snapshot = 's'"));
+  EXPECT_FALSE(store->database().execute("DELETE FROM snapshot")) << "a container is made of it";
+}
+
 TEST(Store, RollsBackWhatIsNotCommitted) {
   TestDirectory directory;
   auto store = *Store::open(directory.path());
