@@ -120,7 +120,7 @@ def options_of_run(t, vmm):
     t.equal(vmm("inspect", "-f", "{{json .Config.Labels}}", name), '{"a":"b","c":""}\n')
     vmm.refused(125, "container ID file found", "run", "--cidfile", cid, "busybox")
     with open(os.path.join(vmm.directory(name), "words")) as file:
-        t.contains(file.read(), "--disk\nimage.vmdk,format=vmdk,ro\n--disk\nwritable.img,format=raw\n")
+        t.contains(file.read(), "--disk\nimage.vmdk,format=vmdk,ro,size=8T\n--disk\nwritable.img,format=raw\n")
 
 
 @with_engine
@@ -143,6 +143,33 @@ def what_is_refused(t, vmm):
         t.true("\n" not in errors.split("\n\n")[0].rstrip(), f"one sentence: {errors!r}")
     vmm.refused(125, "No such image: none:latest", "run", "--pull", "never", "none")
     vmm.refused(1, "the input device is not a TTY", "run", "-it", "busybox")
+
+
+@with_engine
+def what_is_refused_of_snapshots(t, vmm):
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    for code, text, *words in ((1, "No such container: none", "snapshot", "create", "none", "one"), (1, "No such container: none", "fork", "none"),
+                               (1, "invalid snapshot name '-x': expected two or more", "snapshot", "create", "web", "--", "-x"),
+                               (1, "'vmm snapshot create' requires 2 arguments", "snapshot", "create", "web"),
+                               (1, "No such snapshot: none", "snapshot", "rm", "none"),
+                               (125, "No such snapshot: none", "run", "--from", "none"), (125, "No such snapshot: none", "create", "--from", "none"),
+                               (1, "--from stands in place of busybox", "run", "--from", "none", "busybox"),
+                               (1, "number '0'", "fork", "-n", "0", "web"), (1, "number '1001'", "fork", "-n", "1001", "web"),
+                               (1, "--name copy: expected {n} in it, as each copy", "fork", "-n", "2", "--name", "copy", "web"),
+                               (1, "--publish 80:80: expected {n} in it, as each copy", "fork", "-n", "2", "-p", "80:80", "web")):
+        vmm.refused(code, text, *words)
+    t.equal(vmm.result("snapshot", "inspect", "none"), (1, "[]\n", "vmm: No such snapshot: none\n"))
+    vmm("pause", "web")
+    vmm.refused(1, "Container web is paused. Unpause the container before it is saved", "fork", "web")
+    vmm("unpause", "web")
+    vmm("stop", "-t", "0", "web")
+    vmm.refused(1, "is not running", "snapshot", "create", "web", "one")
+    t.equal(vmm("snapshot", "ls", "-q"), "")
+    # A word without a slash is a container's, whatever lies here.
+    os.mkdir(t.path("here"))
+    result = subprocess.run([t.images.vmm, "snapshot", "rm", "here"], cwd=t.folder, env=vmm.environment, text=True, capture_output=True)
+    t.equal((result.returncode, result.stderr), (1, "vmm: No such snapshot: here, but there is the file './here'\n"))
+    t.true(not os.path.isdir(t.path("store/snapshots")) or not os.listdir(t.path("store/snapshots")), "nothing is left of them")
 
 
 @test
