@@ -144,8 +144,8 @@ class VsockDevice : public Device {
   bool tx_kicked_ = false;
   bool rx_starved_ = false;
   bool event_due_ = false;
-  // Where the event ring ended when a reset was told, until the driver has added to it: it has ended
-  // its connections by then, those that came meanwhile too.
+  // Where the event ring ended when a reset was told, until the driver has added to it: it has
+  // ended its connections by then, those that came meanwhile too.
   std::optional<std::uint16_t> told_at_;
   // Runs what was posted only while the activation lasts.
   std::shared_ptr<int> life_;

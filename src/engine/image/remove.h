@@ -20,7 +20,8 @@ Result<bool> is_in_use(Store& store, const Digest& image);
 
 // By a name: takes that name, and the image with the last. By an id: all names and the image.
 // Error: no such image; by an id that several repositories name, without force; a container runs
-// from it, or without force one or a snapshot has it. The contents go with Store::collect_garbage().
+// from it, or without force one or a snapshot has it. The contents go with
+// Store::collect_garbage().
 Result<Removal> remove_image(Store& store, const std::string& name, Force force);
 
 // An image that is in use loses its names only.
