@@ -93,6 +93,15 @@ def in_the_background(t, way):
         vmm.end()
 
 
+def text_at(t, port):
+    """What a server at a port of the host says; None: nobody answers."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10 * t.patience) as client:
+            return client.makefile().read()
+    except OSError:
+        return None
+
+
 @cold_and_warm
 def ports_a_terminal_and_a_pause(t, way):
     vmm = Engine(t, way)
@@ -102,14 +111,7 @@ def ports_a_terminal_and_a_pause(t, way):
         serve = "while :; do echo served | nc -l -p 80; done"
         vmm("run", "-d", "--name", "web", "-t", "-p", "127.0.0.1::80", *SIZE, "busybox", "sh", "-c", f"tty; {serve}")
         number = int(vmm("port", "web", "80").strip().rsplit(":", 1)[1])
-
-        def served():
-            try:
-                with socket.create_connection(("127.0.0.1", number), 10 * t.patience) as client:
-                    return client.makefile().read() == "served\n"
-            except OSError:
-                return False
-        t.eventually(served, 30, "the published port is reached")
+        t.eventually(lambda: text_at(t, number) == "served\n", 30, "the published port is reached")
         t.equal(vmm("logs", "web").splitlines()[0], "/dev/pts/0")
         t.contains(vmm("top", "web"), "sh -c tty")
         memory = vmm("stats", "--no-stream", "--format", "{{.MemUsage}}").strip()
@@ -117,7 +119,7 @@ def ports_a_terminal_and_a_pause(t, way):
         vmm("pause", "web")
         t.contains(vmm("ps"), "(Paused)")
         vmm("unpause", "web")
-        t.eventually(served, 30, "it goes on")
+        t.eventually(lambda: text_at(t, number) == "served\n", 30, "it goes on")
     finally:
         vmm.end()
 
@@ -186,14 +188,7 @@ def forks(t, way):
         for name, whole in zip(("copy1", "copy2"), ids):
             t.equal(vmm("inspect", "-f", "{{.Id}}", name).strip(), whole)
             number = int(vmm("port", name, "80").strip().rsplit(":", 1)[1])
-
-            def served():
-                try:
-                    with socket.create_connection(("127.0.0.1", number), 10 * t.patience) as client:
-                        return client.makefile().read() == whole[:12] + "\n"
-                except OSError:
-                    return False
-            t.eventually(served, 60, "a copy is reached at its own port, and has its own name")
+            t.eventually(lambda: text_at(t, number) == whole[:12] + "\n", 60, "a copy is reached at its own port, and has its own name")
         t.equal(len(os.listdir(folder)), 1, "what the copies are made of")
         t.equal(vmm("snapshot", "ls", "-q"), "", "it has no name")
         vmm("rm", "-f", "copy1")

@@ -72,13 +72,6 @@ Result<Container> container_of(const Statement& row) {
   return container;
 }
 
-Result<void> remove_directory(const std::string& directory) {
-  std::error_code error;
-  fs::remove_all(directory, error);
-  if (error) return fail("cannot remove '{}': {}", directory, error.message());
-  return {};
-}
-
 }  // namespace
 
 std::string_view to_text(ContainerState state) { return kStates[static_cast<std::size_t>(state)]; }
@@ -95,6 +88,13 @@ Result<void> write_spec(const std::string& directory, const ContainerSpec& spec)
   const auto file = TRY(open_file(directory + "/spec", O_WRONLY | O_CREAT | O_EXCL));
   TRY(write_all(file.get(), std::as_bytes(std::span(text))));
   if (::fsync(file.get()) < 0) return fail_errno("cannot write '{}/spec'", directory);
+  return {};
+}
+
+Result<void> remove_directory(const std::string& directory) {
+  std::error_code error;
+  fs::remove_all(directory, error);
+  if (error) return fail("cannot remove '{}': {}", directory, error.message());
   return {};
 }
 

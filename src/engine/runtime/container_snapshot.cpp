@@ -33,13 +33,6 @@ Result<void> save_machine(const std::string& container, const std::string& targe
   return {};
 }
 
-Result<void> remove_files(const std::string& directory) {
-  std::error_code error;
-  fs::remove_all(directory, error);
-  if (error) return fail("cannot remove '{}': {}", directory, error.message());
-  return {};
-}
-
 }  // namespace
 
 std::string ContainerSnapshots::directory(std::string_view id) const {
@@ -71,7 +64,7 @@ Result<ContainerSnapshots::Made> ContainerSnapshots::create(const Container& con
   auto lock = TRY(ContainerLock::take(path));
   if (!lock) return fail("'{}' is in use by another command", path);
   if (const auto saved = save(container, snapshot); !saved) {
-    (void)remove_files(path);  // or it is an orphan
+    (void)remove_directory(path);  // or it is an orphan
     return std::unexpected(saved.error());
   }
   return Made{snapshot, std::move(lock)};
@@ -139,7 +132,7 @@ Result<void> ContainerSnapshots::remove(const ContainerSnapshot& snapshot) {
   }
   TRY(TRY(database_.prepare("DELETE FROM snapshot WHERE id = ?")).bind(1, snapshot.id).run());
   TRY(change.commit());
-  return remove_files(directory(snapshot.id));
+  return remove_directory(directory(snapshot.id));
 }
 
 Result<void> ContainerSnapshots::release(const std::string& id) {
@@ -155,7 +148,7 @@ Result<void> ContainerSnapshots::release_held(const std::string& id) {
   row.bind(1, id);
   if (!TRY(row.step())) return {};
   TRY(row.step());  // to its end, which commits
-  return remove_files(directory(id));
+  return remove_directory(directory(id));
 }
 
 Result<void> ContainerSnapshots::remove_orphans() {
@@ -167,7 +160,7 @@ Result<void> ContainerSnapshots::remove_orphans() {
     TRY(release_held(id));          // of a fork that was killed before it made a container
     auto row = TRY(database_.prepare("SELECT 1 FROM snapshot WHERE id = ?"));
     row.bind(1, id);
-    if (!TRY(row.step())) (void)remove_files(entry.path());  // a machine may write there still
+    if (!TRY(row.step())) (void)remove_directory(entry.path());  // a machine may write there still
   }
   return {};
 }
