@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <filesystem>
 #include <mutex>
+#include <thread>
 
 #include "src/hypervisor/kvm/kvm.h"
 #include "src/hypervisor/machine/kernel_for_test.h"
@@ -15,18 +16,22 @@
 namespace vmm {
 namespace {
 
-// Who waits for that waits for ever.
+constexpr auto kPatience = std::chrono::milliseconds(1000);
+
+// Who waits for that waits for ever; for `slow`, half of the patience.
 class HangsAt : public Waits {
  public:
-  explicit HangsAt(std::string what) : what_(std::move(what)) {}
+  HangsAt(std::string what, std::string slow) : what_(std::move(what)), slow_(std::move(slow)) {}
 
  private:
   void begun(const std::string& what) override {
+    if (what == slow_) std::this_thread::sleep_for(kPatience / 2);
     if (what != what_) return;
     std::unique_lock lock(mutex_);
     never_.wait(lock, [] { return false; });
   }
   const std::string what_;
+  const std::string slow_;
   std::mutex mutex_;
   std::condition_variable never_;
 };
@@ -49,7 +54,7 @@ class HangTest : public ::testing::Test {
   }
 
   // The exit code of a machine that is ended at once, if it ends.
-  int run(const std::string& hangs) const {
+  int run(const std::string& hangs, const std::string& slow = {}) const {
     MachineConfig config;
     config.kernel = folder_ + "/kernel";
     config.memory = 64u << 20;
@@ -57,8 +62,8 @@ class HangTest : public ::testing::Test {
     config.vsock = virtio::VsockConfig{.path = folder_ + "/vsock"};
     config.serial.kind = chardev::Kind::none;
     Session::Start start;
-    start.patience = std::chrono::seconds(1);
-    start.waits = std::make_shared<HangsAt>(hangs);
+    start.patience = kPatience;
+    start.waits = std::make_shared<HangsAt>(hangs, slow);
     auto session = Session::create(config, std::move(start));
     if (!session) return 100;
     if (!exists("/control") || !exists("/vsock")) return 101;
@@ -83,6 +88,12 @@ TEST_F(HangTest, ADevice) {
               "vmm: device vsock does not stop within 1 s");
   EXPECT_FALSE(exists("/control"));
   EXPECT_FALSE(exists("/vsock"));
+}
+
+// It is late as a whole before that device is: the device is named all the same.
+TEST_F(HangTest, ADeviceBehindASlowVcpu) {
+  EXPECT_EXIT(std::exit(run("device vsock", "vCPU 0")), ::testing::ExitedWithCode(kExitInternal),
+              "vmm: device vsock does not stop within 1 s");
 }
 
 // What stops is not taken for it. (Where KVM runs no guest, it ends for that reason.)
