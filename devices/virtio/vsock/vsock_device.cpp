@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <random>
 
 #include "devices/virtio/vsock/state.h"
 #include "src/base/log.h"
@@ -32,6 +33,8 @@ constexpr int kRounds = 16;
 constexpr std::size_t kMostReplies = kRingSize;
 // Of all connections together, for hosts that do not read.
 constexpr std::size_t kMostWaiting = 64u << 20;
+// Of the host's ends of connections that it makes.
+constexpr std::uint32_t kFirstHostPort = 1u << 30, kLastHostPort = UINT32_MAX - 1;
 constexpr auto kDescriptorPause = std::chrono::milliseconds(100);
 
 std::uint64_t key_of(ConnectionKey key) {
@@ -93,7 +96,10 @@ Result<std::optional<UnixListener>> VsockDevice::listen(const VsockConfig& confi
 
 VsockDevice::VsockDevice(const VsockConfig& config, std::optional<UnixListener> listener,
                          EventLoop& loop)
-    : cid_(config.cid), path_(config.path), loop_(loop), listener_(std::move(listener)) {}
+    : cid_(config.cid), path_(config.path), loop_(loop), listener_(std::move(listener)) {
+  std::random_device random;
+  next_host_port_ = std::uniform_int_distribution(kFirstHostPort, kLastHostPort)(random);
+}
 
 VsockDevice::~VsockDevice() { (void)deactivate(); }
 
@@ -299,6 +305,7 @@ void VsockDevice::transport_reset() {
     if (!life_) return;
     drop_all();
     event_due_ = true;
+    update_listener();
     run();
   });
 }
@@ -311,7 +318,7 @@ void VsockDevice::break_device(std::string_view reason) {
 
 void VsockDevice::update_listener() {
   const bool room = connections_.size() + greetings_.size() < kMaxConnections;
-  const bool wanted = listener_ && life_ != nullptr && room && !descriptors_out_ && !told_at_;
+  const bool wanted = listener_ && life_ != nullptr && room && !descriptors_out_ && !is_resetting();
   if (wanted == listening_) return;
   if (!wanted) {
     loop_.forget(listener_->fd());
@@ -321,6 +328,11 @@ void VsockDevice::update_listener() {
   const auto result = loop_.watch(listener_->fd(), EPOLLIN, [this](std::uint32_t) { accept(); });
   listening_ = result.has_value();
   if (!result) log::error_limited(limit_, "vsock: {}", result.error().message());
+}
+
+// From when a reset is due until the driver has done what it says.
+bool VsockDevice::is_resetting() const {
+  return told_at_ || (event_due_ && queues_.size() == kQueues && queues_[kEvent]);
 }
 
 void VsockDevice::accept() {
@@ -377,11 +389,10 @@ void VsockDevice::greet(int fd) {
 }
 
 std::optional<std::uint32_t> VsockDevice::free_host_port(std::uint32_t guest_port) {
-  constexpr std::uint32_t kFirst = 1u << 30, kLast = UINT32_MAX - 1;
   // More tries than there are connections.
   for (std::size_t i = 0; i <= kMaxConnections; ++i) {
     const std::uint32_t port = next_host_port_;
-    next_host_port_ = port == kLast ? kFirst : port + 1;
+    next_host_port_ = port == kLastHostPort ? kFirstHostPort : port + 1;
     if (!connections_.contains(key_of({guest_port, port}))) return port;
   }
   return std::nullopt;
@@ -614,7 +625,6 @@ void VsockDevice::send_event() {
   }
   (void)copy_to_buffers(chain.writable(), 0, std::as_bytes(std::span(&event, 1)));
   told_at_ = queue.ask_for_more();
-  update_listener();
   queue.push(std::move(chain), sizeof event);
   event_due_ = false;
   if (queue.take_notification()) interrupts_->queue_used(kEvent);

@@ -93,6 +93,7 @@ class VsockDevice : public Device {
   // Host side.
   void accept();
   void update_listener();
+  bool is_resetting() const;
   void pause_listener();
   void greet(int fd);
   void end_greeting(int fd);
@@ -127,7 +128,9 @@ class VsockDevice : public Device {
   std::optional<UnixListener> listener_;
   bool listening_ = false;        // the listener is watched
   bool descriptors_out_ = false;  // this process has no descriptors left, for the moment
-  std::uint32_t next_host_port_ = 1u << 30;
+  // Begins anywhere: a restored guest may still have ends of its original's connections, and would
+  // take one of the same ports for theirs.
+  std::uint32_t next_host_port_ = 0;
   std::unordered_map<int, vsock::Greeting> greetings_;  // accepted, first line not read
   std::unordered_map<Key, std::unique_ptr<Entry>> connections_;
   std::size_t waiting_ = 0;  // bytes that hosts did not take yet

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "devices/virtio/device_suite_test.h"
@@ -651,6 +652,46 @@ TEST_F(VsockTest, ConnectionsWaitUntilTheDriverHasHeardOfAReset) {
     ASSERT_TRUE(events_.wants_kick());
     events_.kick();
     EXPECT_EQ(expect(Operation::request).header.target_port, 8u) << "and nothing before it";
+  }
+}
+
+// Its event may have no room for long: the driver has not heard of it then either.
+TEST_F(VsockTest, ConnectionsWaitForAResetThatCannotBeToldYet) {
+  device_->transport_reset();
+  const UniqueFd early = std::move(connect_unix(path_).value());
+  write_text(early, "CONNECT 8\n");
+  expect_silence();
+  events_.add({writable(4)});
+  events_.kick();
+  ASSERT_TRUE(events_.wait_used()) << "the driver hears of it";
+  events_.add({writable(4)});
+  events_.kick();
+  EXPECT_EQ(expect(Operation::request).header.target_port, 8u) << "it has done so";
+}
+
+// A guest that goes on in a copy holds ends of connections that the original's host made: one with
+// the same two ports would be theirs, and be refused.
+TEST_F(VsockTest, ACopyHasOtherPorts) {
+  std::set<std::uint32_t> ports;
+  for (int copy = 0; copy < 20; ++copy) {
+    (void)device_->deactivate();
+    device_.reset();
+    device_ = std::move(VsockDevice::create({.cid = kCid, .path = path_}, worker_->loop()).value());
+    GuestRam ram;
+    DriverQueue rx(ram, 8), tx(ram, 8), events(ram, 8);
+    ASSERT_TRUE(
+        device_->activate(test::activation_of(ram.memory(), 0, {&rx, &tx, &events}, interrupts_)));
+    rx.add({writable(4096)});
+    rx.kick();
+    const UniqueFd socket = std::move(connect_unix(path_).value());
+    write_text(socket, "CONNECT 1\n");
+    const auto used = rx.wait_used();
+    ASSERT_TRUE(used);
+    PacketHeader request;
+    std::memcpy(&request, rx.text(used->head, 0).data(), sizeof request);
+    EXPECT_GE(request.source_port, 1u << 30);
+    EXPECT_TRUE(ports.insert(request.source_port).second) << request.source_port;
+    (void)device_->deactivate();
   }
 }
 

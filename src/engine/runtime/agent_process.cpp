@@ -100,6 +100,11 @@ void AgentProcess::open_stream(Kind kind) {
 void AgentProcess::take_stream(Kind kind, Result<UniqueFd> socket) {
   if (over_ || opening_ == 0) return;
   --opening_;
+  if (!socket && !exited_ && !lost_) {
+    // Without it some output would be lost, and nobody told.
+    over_ = true;
+    return callbacks_.lost();
+  }
   if (socket) {
     const auto stream = kind == Kind::standard_error ? wire::Stream::error : wire::Stream::output;
     auto connected = std::make_unique<StreamSocket>(

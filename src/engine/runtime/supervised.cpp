@@ -377,17 +377,6 @@ void Supervised::process_lost() {
   process_over_ = true;
   if (machine_over_) return conclude();
   // The agent has broken off.
-  if (phase_ == Phase::starting && snapshot_) {
-    // Its process runs on whoever follows it: once more, as long as the start may take.
-    loop_.add_timer(EventLoop::Clock::now() + kLastRetry, [this] {
-      if (phase_ != Phase::starting || machine_over_) return;
-      machine_.reset();
-      answers_ = 0;
-      make_process();
-      look_for_agent();
-    });
-    return;
-  }
   if (phase_ == Phase::starting) {
     return fail_start(kSetupFailed, "the machine's agent broke the connection off");
   }
