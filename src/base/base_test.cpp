@@ -134,9 +134,15 @@ TEST(Worker, ACallThrowsWhereItWasMadeAndTheThreadGoesOn) {
   EXPECT_TRUE(called);
 }
 
+struct EndsOtherwise {
+  ~EndsOtherwise() { ::_exit(99); }
+};
+
+// What is static stays whole: other threads use it until the process is gone.
 TEST(WorkerDeathTest, WhatATaskThrowsEndsTheProcessWithASentence) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   const auto throw_on_worker = [] {
+    static const EndsOtherwise used_by_others;
     const auto worker = std::move(Worker::start("blk0").value());
     worker->loop().post([] { throw std::bad_alloc(); });
     ::pause();

@@ -52,8 +52,8 @@ Result<std::thread> start_thread(const std::string& name, std::function<void()> 
       const SignalStack stack;
       if (const auto ran = caught(task); !ran) {
         fmt::print(stderr, "vmm: thread '{}': {}\n", name, ran.error().message());
-        // check: aborts allowed, as said; by exit, so that the terminal's mode is restored
-        std::exit(kInternalErrorCode);
+        // What is static is left alone, as other threads use it; the terminal's mode is restored.
+        std::quick_exit(kInternalErrorCode);
       }
     });
   } catch (const std::system_error& error) {

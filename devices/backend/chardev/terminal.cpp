@@ -72,6 +72,7 @@ bool enter_raw_mode() {
   static const bool installed = [] {
     owner = ::getpid();
     std::atexit(restore_mode);
+    std::at_quick_exit(restore_mode);
     [[maybe_unused]] static auto* stack =
         new SignalStack;  // of the main thread, as long as it lives
     install_handlers();

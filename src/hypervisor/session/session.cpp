@@ -173,15 +173,16 @@ void Session::note_device_sockets(const MachineConfig& before) {
 }
 
 // On any thread. Others wait for what never comes, a page of the guest's memory or a device, the
-// session's own thread perhaps among them: nothing can be taken apart but the names of its sockets.
+// session's own thread perhaps among them: nothing can be taken apart but the names of its sockets,
+// and the terminal's mode, which std::at_quick_exit() restores.
 void Session::end_with_damage(const std::string& text) {
   fmt::print(stderr, "vmm: {}\n", text);
   {
     std::lock_guard lock(sockets_mutex_);
     for (const auto& socket : sockets_) socket.remove();
   }
-  // check: aborts allowed, as said; by exit, so that the terminal's mode is restored
-  std::exit(kExitInternal);
+  // check: aborts allowed, as said
+  std::quick_exit(kExitInternal);
 }
 
 void Session::watch_working_set(const snapshot::Source& snapshot) {
