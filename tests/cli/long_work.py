@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from harness import test
+from harness import Skip, test
 from harness.images import ROOT
 from harness.terminal import Terminal
 
@@ -79,6 +79,45 @@ def snapshot(t, name, size=256 * MIB):
     with open(f"{path}/manifest.json", "w") as file:
         file.write(json.dumps(manifest, indent=2) + "\n")
     return path
+
+
+def mounted(t, name):
+    """A file system of 300 MiB that lets files share blocks, mounted under t.path(name)."""
+    if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
+        raise Skip("mounting an XFS takes the superuser, and mkfs.xfs")
+    path = t.path(name)
+    os.mkdir(path)
+    with open(f"{path}.img", "wb") as file:
+        file.truncate(320 * MIB)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", f"{path}.img"], check=True)
+    done = subprocess.run(["mount", "-o", "loop", f"{path}.img", path], text=True, capture_output=True)
+    if done.returncode:
+        raise Skip(f"no XFS can be mounted here: {done.stderr.strip()}")
+    return path
+
+
+@test
+def what_a_disk_and_its_copy_share_is_not_copied(t):
+    folder = mounted(t, "xfs")
+    try:
+        raw, image, top, back = (f"{folder}/{name}" for name in ("disk.img", "disk.qcow2", "top.qcow2", "back.img"))
+        content = os.urandom(80 * MIB)
+        with open(raw, "wb") as file:
+            file.write(content)
+            file.truncate(1 << 30)
+        vmm(t, "disk", "convert", raw, image)
+        vmm(t, "disk", "create", top, "--backing", image, "--backing-format", "qcow2")
+        os.sync()
+        free = os.statvfs(folder).f_bavail
+        for source in (raw, image, top):
+            vmm(t, "disk", "convert", source, back, "--format", "raw")
+            os.sync()
+            used = (free - os.statvfs(folder).f_bavail) * os.statvfs(folder).f_frsize
+            t.true(used < 4 * MIB, f"{source} and its copy share their blocks: {used >> 20} MiB more are used")
+            t.equal(vmm(t, "disk", "compare", source, back).strip(), "the disks are the same")
+            os.unlink(back)
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def start(t, *words):

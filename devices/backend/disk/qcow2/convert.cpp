@@ -29,6 +29,11 @@ class Target {
   // The most that one write takes.
   virtual std::uint64_t most() const { return kPiece; }
   virtual int write(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  // Takes `length` bytes at `host` of `file` without copying them, if it can; whether it did.
+  virtual bool share(int /*file*/, std::uint64_t /*host*/, std::uint64_t /*offset*/,
+                     std::uint64_t /*length*/) {
+    return false;
+  }
   virtual int finish() = 0;
 };
 
@@ -40,9 +45,17 @@ class RawTarget : public Target {
     const auto written = write_all_at(fd_, data, offset);
     return written ? 0 : written.error().code();
   }
+  // Blocks of one file system belong to both files then, until one of these is written.
+  bool share(int file, std::uint64_t host, std::uint64_t offset, std::uint64_t length) override {
+    if (!may_share_) return false;
+    const file_clone_range range{file, host, length, offset};
+    may_share_ = ::ioctl(fd_, FICLONERANGE, &range) == 0;
+    return may_share_;
+  }
   int finish() override { return 0; }
 
  private:
+  bool may_share_ = true;
   int fd_;  // check: raw-descriptors allowed, NewFile owns it
 };
 
@@ -132,6 +145,16 @@ int copy(Chain& source, Target& target, Progress& progress) {
       const std::uint64_t next = end >= source.size() ? end : round_down(end, unit);
       if (next > offset) {
         offset = next;
+        continue;
+      }
+    }
+    if (location->extent.kind == Extent::Kind::data) {
+      const std::uint64_t whole = round_down(location->extent.length, kHole);
+      const std::uint64_t host = location->extent.host;
+      if (whole != 0 && host % kHole == 0 && offset % kHole == 0 &&
+          target.share(source.file(location->layer).fd(), host, offset, whole)) {
+        offset += whole;
+        if (!progress.advance(whole)) return kCancelled;
         continue;
       }
     }
