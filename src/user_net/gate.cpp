@@ -52,10 +52,8 @@ bool Gate::asks_names(const Packet& packet) {
 
 bool Gate::permits(const Packet& packet, const IpAddress& peer) const {
   const bool icmp = packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6;
-  if (peer == dns_ || peer == kDns6) {
-    if (packet.protocol == IPPROTO_TCP) return peer == dns_ && asks_names(packet);
-    return icmp || asks_names(packet);
-  }
+  // Queries are relayed by both protocols; to libslirp the address of IPv6 is the host's loopback.
+  if (peer == dns_ || peer == kDns6) return icmp || asks_names(packet);
   if (reaches_host(peer)) {
     if (host_loopback_ || icmp) return true;
     // libslirp answers DHCP itself.

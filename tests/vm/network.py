@@ -103,50 +103,73 @@ def several_cards(t):
 
 
 class Names:
-    """A name server on the host's loopback, that knows one name."""
+    """A name server on the host's loopback, by IPv6 alone, that knows one name: by UDP one address, by TCP another one."""
 
-    def __init__(self, name, address):
-        self._query = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + bytes([0, 0, 1, 0, 1])
-        self._address = bytes(int(part) for part in address.split("."))
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 53))
+    def __init__(self, name, by_udp, by_tcp):
+        labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+        self.query = b"\x12\x34\1\0\0\1" + bytes(6) + labels + bytes([0, 0, 1, 0, 1])
+        self._by_udp, self._by_tcp = socket.inet_aton(by_udp), socket.inet_aton(by_tcp)
+        self._udp, self._tcp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socket(socket.AF_INET6)
+        self._udp.bind(("::1", 53))
+        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._tcp.bind(("::1", 53))
+        self._tcp.listen()
 
     def __enter__(self):
-        threading.Thread(target=self._serve, daemon=True).start()
+        for serve in (self._serve_udp, self._serve_tcp):
+            threading.Thread(target=serve, daemon=True).start()
         return self
 
     def __exit__(self, *unused):
-        self._socket.close()
+        self._udp.close()
+        self._tcp.shutdown(socket.SHUT_RDWR)
+        self._tcp.close()
 
-    def _serve(self):
+    def _answer(self, query, address):
+        known = query[12:] == self.query[12:]
+        answer = query[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1" + (b"\0\1" if known else b"\0\0") + bytes(4) + query[12:]
+        return answer + (b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + address if known else b"")
+
+    def _serve_udp(self):
         while True:
             try:
-                query, peer = self._socket.recvfrom(512)
+                query, peer = self._udp.recvfrom(512)
+                self._udp.sendto(self._answer(query, self._by_udp), peer)
             except OSError:
                 return
-            known = query[12:] == self._query
-            answer = query[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1" + (b"\0\1" if known else b"\0\0") + bytes(4) + query[12:]
-            if known:
-                answer += b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + self._address
+
+    def _serve_tcp(self):
+        while True:
             try:
-                self._socket.sendto(answer, peer)
+                with self._tcp.accept()[0] as one:
+                    one.settimeout(60)
+                    size = int.from_bytes(one.recv(2, socket.MSG_WAITALL), "big")
+                    reply = self._answer(one.recv(size, socket.MSG_WAITALL), self._by_tcp)
+                    one.sendall(len(reply).to_bytes(2, "big") + reply)
+            except TimeoutError:
+                continue
             except OSError:
                 return
 
 
 @test
 def names_by_the_users_network(t):
-    resolv = t.file("resolv.conf", b"nameserver 127.0.0.1\n")
+    """The host has an IPv6 name server alone; the guest asks by UDP over IPv4, and by TCP over IPv6."""
+    resolv = t.file("resolv.conf", b"nameserver ::1\n")
     try:
-        names = Names("guest.test", "10.1.2.3")
+        names = Names("guest.test", "10.1.2.3", "10.4.5.6")
     except OSError as error:
         raise Skip(f"port 53 of the loopback is not to be had here: {error}") from None
     with names:
         # The file is another one for this vmm and its network process alone.
-        machine = t.small("--net", "user", prefix=["unshare", "-m", "sh", "-euc",
+        machine = t.small("--net", "user,ipv6=on", prefix=["unshare", "-m", "sh", "-euc",
                           f'mount --make-rprivate /; mount --bind {resolv} "$(readlink -f /etc/resolv.conf)"; exec "$@"', "sh"])
-        machine.run("ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2")
+        machine.run("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0; "
+                    "ip route add default via 10.0.2.2; ip address add fec0::15/64 dev eth0")
         t.contains(machine.run("nslookup -type=a guest.test 10.0.2.3", timeout=60), "10.1.2.3")
+        asked = "".join(f"\\x{byte:02x}" for byte in len(names.query).to_bytes(2, "big") + names.query)
+        answered = machine.run(f"printf '{asked}' | nc fec0::3 53 | hexdump -v -e '1/1 \"%02x\"'", timeout=60)
+        t.contains(answered, socket.inet_aton("10.4.5.6").hex())
         machine.power_off()
 
 
