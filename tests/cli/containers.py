@@ -892,7 +892,7 @@ def a_start_beside_a_copy(t, vmm):
     vmm("create", "--name", "xx", "busybox", "sleep", "1000")
     for ending in ("orderly", "killed"):
         copying = vmm.start("cp", "-", "xx:/", stdin=subprocess.PIPE)
-        t.eventually(lambda: len(machines_of(t)) == 1, 10, "the machine for the copy")
+        t.eventually(lambda: machines_of(t), 10, "the machine for the copy")
         vmm.refused(1, 'cannot remove container "/xx": it is in use by another command', "rm", "xx")
         starting = vmm.start("start", "xx")
         t.eventually(lambda: len(machines_of(t)) >= 1 and starting.poll() is None, 1, "it waits")
@@ -922,7 +922,7 @@ def supervisors_of(t):
 def a_start_beside_a_copy_is_given_up(t, vmm):
     vmm("create", "--name", "xx", "-i", "busybox", "cat")
     copying = vmm.start("cp", "-", "xx:/", stdin=subprocess.PIPE)
-    t.eventually(lambda: len(machines_of(t)) == 1, 10, "the machine for the copy")
+    t.eventually(lambda: machines_of(t), 10, "the machine for the copy")
     starting = vmm.start("start", "xx")
     t.eventually(lambda: supervisors_of(t), 10, "it waits")
     starting.kill()
@@ -950,19 +950,26 @@ def an_end_without_room_on_the_disk(t):
         raise Skip("a small file system is mounted by root")
     os.makedirs(t.path("store"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "small", t.path("store")], check=True)
+    vmm = Engine(t)
     try:
-        vmm = Engine(t)
+        vmm("create", "--name", "yy", "busybox", "true")
         vmm("run", "-d", "--name", "xx", "busybox", "sh", "-c", f"until test -e {t.path('go')}; do sleep 0.1; done; exit 7")
         with open(t.path("store/filler"), "wb", buffering=0) as file, contextlib.suppress(OSError):     # at last it is full
             while file.write(bytes(4096)):
                 pass
+        # Looking, and what makes room, go on.
+        t.equal(sorted(vmm("ps", "-a", "--format", "{{.Names}}").split()), ["xx", "yy"])
+        vmm("rm", "yy")
+        t.equal(vmm("ps", "-a", "--format", "{{.Names}}").split(), ["xx"])
         t.file("go")
         t.eventually(lambda: not machines_of(t), 10, "it has ended")
         os.unlink(t.path("store/filler"))
         t.equal(vmm.state("xx"), "exited 7")
         vmm("start", "xx")
-        vmm.end()
     finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(t.path("store/filler"))
+        vmm.end()
         subprocess.run(["umount", "-l", t.path("store")], check=True)
 
 
