@@ -82,7 +82,7 @@ def snapshot(t, name, size=256 * MIB):
 
 
 def mounted(t, name):
-    """A file system of 300 MiB that lets files share blocks, mounted under t.path(name)."""
+    """A file system of 320 MiB that lets files share blocks, mounted under t.path(name)."""
     if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
         raise Skip("mounting an XFS takes the superuser, and mkfs.xfs")
     path = t.path(name)

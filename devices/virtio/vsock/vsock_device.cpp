@@ -330,7 +330,8 @@ void VsockDevice::update_listener() {
   if (!result) log::error_limited(limit_, "vsock: {}", result.error().message());
 }
 
-// From when a reset is due until the driver has done what it says.
+// From when a reset is due until the driver has done what it says. A guest that gives no buffer for
+// it keeps its hosts waiting.
 bool VsockDevice::is_resetting() const {
   return told_at_ || (event_due_ && queues_.size() == kQueues && queues_[kEvent]);
 }
@@ -612,11 +613,10 @@ void VsockDevice::send_event() {
   if (!queues_[kEvent]) return;
   auto& queue = queues_[kEvent]->queue;
   auto popped = queue.pop();
+  // Or a kick calls again.
+  if (popped && !*popped && queue.enable_kicks()) popped = queue.pop();
   if (!popped) return break_device(popped.error().message());
-  if (!*popped) {
-    (void)queue.enable_kicks();  // its kick calls again
-    return;
-  }
+  if (!*popped) return;
   auto& chain = **popped;
   const std::uint32_t event = vsock::kEventTransportReset;
   if (!chain.readable().empty() || chain.writable_size() < sizeof event) {

@@ -128,8 +128,8 @@ class VsockDevice : public Device {
   std::optional<UnixListener> listener_;
   bool listening_ = false;        // the listener is watched
   bool descriptors_out_ = false;  // this process has no descriptors left, for the moment
-  // Begins anywhere: a restored guest may still have ends of its original's connections, and would
-  // take one of the same ports for theirs.
+  // Begins anywhere: a restored guest may still hold ends of its original's connections, and takes
+  // packets with the ports of one of them for that one's.
   std::uint32_t next_host_port_ = 0;
   std::unordered_map<int, vsock::Greeting> greetings_;  // accepted, first line not read
   std::unordered_map<Key, std::unique_ptr<Entry>> connections_;

@@ -1,5 +1,7 @@
 #include "src/engine/runtime/agent_process.h"
 
+#include <signal.h>
+
 #include <chrono>
 
 namespace vmm::engine {
@@ -101,9 +103,11 @@ void AgentProcess::take_stream(Kind kind, Result<UniqueFd> socket) {
   if (over_ || opening_ == 0) return;
   --opening_;
   if (!socket && !exited_ && !lost_) {
-    // Without it some output would be lost, and nobody told.
+    // Without it some input or output would be lost, and nobody told: that is no start.
+    signal(SIGKILL);
     over_ = true;
-    return callbacks_.lost();
+    return callbacks_.failed(
+        {agent::Failed::Reason::setup, 0, "an input or output of the process cannot be connected"});
   }
   if (socket) {
     const auto stream = kind == Kind::standard_error ? wire::Stream::error : wire::Stream::output;

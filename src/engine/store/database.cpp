@@ -11,13 +11,14 @@ namespace {
 
 constexpr int kPatienceMs = 30'000;
 // Of the log that is written before the database. What is committed is moved into the database when
-// the log has as many, and not at each command's end: that is three times more syncs of the disk
-// than the one that a change takes. The log stays, with room on the disk for what comes: a full one
-// must not keep anybody from removing what is on it.
+// the log has as many, and not at each command's end, as that takes three more syncs of the disk.
+// The log stays, with room for what comes: where the disk is full, whoever makes room has to be
+// able to note it. (Its index, of 32 KiB, is made anew by each first command. On btrfs a page that
+// is written again takes new room.)
 constexpr int kLogPages = 64;
 constexpr off_t kLogRoom = 512 << 10;
 
-// Without it a change may fail on a full disk, and not before.
+// What fails here is told by the change that has no room later.
 void keep_room(const std::string& log) {
   struct stat status{};
   if (::stat(log.c_str(), &status) < 0 || status.st_blocks * 512 >= kLogRoom) return;
@@ -79,8 +80,8 @@ Result<Database> Database::open(const std::string& path) {
   Database database(connection);
   if (code != SQLITE_OK) return fail("cannot open '{}': {}", path, sqlite3_errstr(code));
   (void)sqlite3_busy_timeout(connection, kPatienceMs);                                // never fails
-  (void)sqlite3_db_config(connection, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);  // as this one
-  (void)sqlite3_wal_autocheckpoint(connection, kLogPages);  // and this one
+  (void)sqlite3_db_config(connection, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);  // nor this
+  (void)sqlite3_wal_autocheckpoint(connection, kLogPages);                            // nor this
   TRY(database.execute(
       "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"));
   keep_room(path + "-wal");

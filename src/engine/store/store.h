@@ -1,6 +1,6 @@
 // Store: all that the engine keeps, below one directory.
 //
-//   ROOT/store.db          what there is and how it is named (SQLite)
+//   ROOT/store.db, -wal    what there is and how it is named (SQLite: of no use without each other)
 //   ROOT/blobs, layers, merged   contents by digest
 //   ROOT/containers/ID     a container's own files (runtime/container.h)
 //   ROOT/tmp               files that are being written

@@ -469,7 +469,7 @@ void Session::look_for_hangs() {
   const bool is_late =
       ends_since_ && std::chrono::steady_clock::now() - *ends_since_ > start_.patience;
   // Late as a whole: what it waits for now, if not for long, says more than "the machine".
-  if (what.empty() && is_late) what = start_.waits->longer_than({});
+  if (what.empty() && is_late && jobs_->empty()) what = start_.waits->longer_than({});
   if (what.empty() && is_late) what = jobs_->empty() ? "the machine" : "the snapshot";
   if (!what.empty()) {
     const auto text =
