@@ -17,6 +17,8 @@
 
 namespace vmm {
 
+inline constexpr std::uint64_t kEcamBusSize = 1u << 20;  // bytes of configuration space a bus
+
 // A device that nothing but a table announces: a UART, a clock, a panic port. What it is says its
 // hardware id; nobody here knows device kinds.
 struct PlatformDevice {
@@ -68,7 +70,7 @@ struct Platform {
     std::uint64_t size = 0;  // bytes; 0 for no window
   };
   struct PciHost {
-    std::uint64_t ecam_base = 0;  // 1 MiB a bus
+    std::uint64_t ecam_base = 0;
     std::uint8_t last_bus = 0;
     Window mmio32;
     Window mmio64;

@@ -3,12 +3,11 @@
 #include <algorithm>
 
 #include "devices/legacy/pl011_registers.h"
+#include "devices/legacy/receive_limit.h"
 
 namespace vmm {
 namespace {
 
-// More than the chip's 16 bytes: a pasted line then costs one wake-up, and the guest can't tell.
-constexpr std::size_t kReceiveLimit = 256;
 constexpr std::size_t kSendLimit = 64;
 
 }  // namespace

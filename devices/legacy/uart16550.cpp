@@ -2,13 +2,12 @@
 
 #include <algorithm>
 
+#include "devices/legacy/receive_limit.h"
 #include "devices/legacy/uart_registers.h"
 
 namespace vmm {
 namespace {
 
-// More than the chip's 16 bytes: a pasted line then costs one wake-up, and the guest can't tell.
-constexpr std::size_t kReceiveLimit = 256;
 constexpr std::size_t kFifoSize = 16;
 
 }  // namespace

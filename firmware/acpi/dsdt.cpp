@@ -12,8 +12,6 @@ using namespace aml;  // NOLINT: the terms are the language of this file
 
 constexpr std::array<std::string_view, 6> kReservedNames = {"PCI0", "MBRD", "GED_",
                                                             "PWRB", "VGEN", "_S5_"};
-constexpr std::uint64_t kBusSize = 1u << 20;  // of configuration space
-constexpr std::uint64_t k4GiB = 1ull << 32;
 
 // Notifications (5.6.6): both devices define 0x80 as "it happened".
 constexpr std::uint8_t kHappened = 0x80;
@@ -68,8 +66,8 @@ Aml pci_host(const Platform::PciHost& pci) {
 // Linux uses the MCFG table only if a motherboard resource covers it (PCI Firmware Specification
 // 3.3, 4.1.2).
 Aml motherboard(const Platform::PciHost& pci) {
-  const std::uint64_t size = (std::uint64_t{pci.last_bus} + 1) * kBusSize;
-  const bool low = pci.ecam_base + size <= k4GiB;
+  const std::uint64_t size = (std::uint64_t{pci.last_bus} + 1) * kEcamBusSize;
+  const bool low = pci.ecam_base + size <= kBelow4GiB;
   return device(
       "MBRD",
       {name("_HID", eisa_id("PNP0C02")), name("_UID", integer(0)),

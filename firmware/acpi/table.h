@@ -20,6 +20,7 @@ constexpr std::string_view kOemId = "VMM   ";         // 6 bytes
 constexpr std::string_view kOemTableId = "VMMTABLE";  // 8 bytes
 constexpr std::string_view kCompilerId = "VMM ";      // 4 bytes
 constexpr std::size_t kTableHeaderSize = 36;          // 5.2.6
+constexpr std::uint64_t kBelow4GiB = 1ull << 32;      // the end of what 32 bits reach
 
 // The value that makes all bytes add up to zero modulo 256.
 std::uint8_t checksum(std::span<const std::byte> bytes);

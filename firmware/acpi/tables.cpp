@@ -23,7 +23,6 @@ constexpr std::size_t kTableAlignment = 16;
 constexpr std::size_t kMaxCpus = 4096;
 constexpr std::size_t kMaxDevices = 256;
 constexpr std::size_t kMaxResources = 32;  // a device
-constexpr std::uint64_t kBusSize = 1u << 20;
 
 void align(std::vector<std::byte>& bytes) {
   bytes.resize((bytes.size() + kTableAlignment - 1) & ~(kTableAlignment - 1));
@@ -107,15 +106,14 @@ Result<void> check_range(std::string_view what, std::uint64_t base, std::uint64_
 
 Result<void> check_pci(const Platform& platform) {
   if (!platform.pci) return {};
-  constexpr std::uint64_t k4GiB = 1ull << 32;
   constexpr std::uint64_t kHighest = 1ull << 52;  // physical addresses have 52 bits
   const Platform::PciHost& pci = *platform.pci;
-  if (pci.ecam_base % kBusSize != 0) {
+  if (pci.ecam_base % kEcamBusSize != 0) {
     return fail("the PCI configuration space at {:#x} is not aligned to 1 MiB", pci.ecam_base);
   }
   TRY(check_range("PCI configuration space", pci.ecam_base,
-                  (std::uint64_t{pci.last_bus} + 1) * kBusSize, kHighest));
-  TRY(check_range("PCI window", pci.mmio32.base, pci.mmio32.size, k4GiB));
+                  (std::uint64_t{pci.last_bus} + 1) * kEcamBusSize, kHighest));
+  TRY(check_range("PCI window", pci.mmio32.base, pci.mmio32.size, kBelow4GiB));
   TRY(check_range("PCI window", pci.mmio64.base, pci.mmio64.size, kHighest));
   return {};
 }

@@ -196,7 +196,6 @@ void write_device(Writer& writer, const PlatformDevice& device) {
 }
 
 void write_pci(Writer& writer, const Platform::PciHost& pci) {
-  constexpr std::uint64_t kBusSize = 1u << 20;
   constexpr std::uint32_t kRequesters = 0x10000;  // of a segment
   const auto high = [](std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); };
   const auto low = [](std::uint64_t value) { return static_cast<std::uint32_t>(value); };
@@ -206,7 +205,7 @@ void write_pci(Writer& writer, const Platform::PciHost& pci) {
   writer.cells("#address-cells", {3});
   writer.cells("#size-cells", {2});
   writer.cells("bus-range", {0, pci.last_bus});
-  writer.wide("reg", {pci.ecam_base, (std::uint64_t{pci.last_bus} + 1) * kBusSize});
+  writer.wide("reg", {pci.ecam_base, (std::uint64_t{pci.last_bus} + 1) * kEcamBusSize});
   std::vector<std::uint32_t> ranges;
   const auto add = [&](std::uint32_t space, const Platform::Window& window) {
     if (window.size == 0) return;

@@ -19,13 +19,13 @@ constexpr std::size_t kHeaderSize = 64;
 constexpr std::size_t kTextOffset = 0x08;
 constexpr std::size_t kImageSize = 0x10;
 constexpr std::size_t kFlags = 0x18;
-constexpr std::size_t kMagic = 0x38;
+constexpr std::size_t kMagicOffset = 0x38;
 constexpr std::uint64_t kBigEndian = 1 << 0;
 
 // Of an EFI application with a payload.
-constexpr std::size_t kPayloadMagic = 0x04;
-constexpr std::size_t kPayloadOffset = 0x08;
-constexpr std::size_t kPayloadSize = 0x0c;
+constexpr std::size_t kEfiPayloadMagic = 0x04;
+constexpr std::size_t kEfiPayloadOffset = 0x08;
+constexpr std::size_t kEfiPayloadSize = 0x0c;
 
 bool has_magic(std::span<const std::byte> head, std::size_t offset, std::string_view magic) {
   return head.size() >= offset + magic.size() &&
@@ -39,7 +39,7 @@ Result<std::vector<std::byte>> head_of(const ImageSource& source) {
 // What the file is, when it is something else than a kernel for this machine.
 std::unexpected<Error> not_an_image(std::span<const std::byte> head) {
   if (is_bzimage(head)) return fail("it is a kernel for x86-64, this machine is arm64");
-  if (has_magic(head, kMagic, "RSC\x05")) {
+  if (has_magic(head, kMagicOffset, "RSC\x05")) {
     return fail("it is a kernel for riscv, this machine is arm64");
   }
   if (has_magic(head, 0, "\177ELF")) {
@@ -84,7 +84,7 @@ Result<LoadedArm64Kernel> load(const std::string& path, const GuestMemory& memor
 
 Result<Arm64Image> parse_arm64_image(const ImageSource& source) {
   const auto head = TRY(head_of(source));
-  if (!has_magic(head, kMagic, "ARM\x64")) return not_an_image(head);
+  if (!has_magic(head, kMagicOffset, "ARM\x64")) return not_an_image(head);
   Arm64Image image{.text_offset = get_le<std::uint64_t>(head, kTextOffset),
                    .memory_size = get_le<std::uint64_t>(head, kImageSize)};
   if (source.size() < kHeaderSize) return fail("it is truncated");
@@ -103,9 +103,9 @@ Result<std::optional<Mapping>> unpack_arm64_image(const ImageSource& source) {
   const auto head = TRY(head_of(source));
   std::uint64_t offset = 0;
   std::uint64_t size = source.size();
-  if (has_magic(head, 0, "MZ") && has_magic(head, kPayloadMagic, "zimg")) {
-    offset = get_le<std::uint32_t>(head, kPayloadOffset);
-    size = get_le<std::uint32_t>(head, kPayloadSize);
+  if (has_magic(head, 0, "MZ") && has_magic(head, kEfiPayloadMagic, "zimg")) {
+    offset = get_le<std::uint32_t>(head, kEfiPayloadOffset);
+    size = get_le<std::uint32_t>(head, kEfiPayloadSize);
     if (offset < kHeaderSize || offset > source.size() || size > source.size() - offset) {
       return fail("its payload of {} bytes at {} is outside of its {} bytes", size, offset,
                   source.size());

@@ -6,6 +6,7 @@
 
 #include "firmware/little_endian.h"
 #include "firmware/loader/bzimage.h"
+#include "firmware/loader/setup_header.h"
 
 namespace vmm::loader {
 namespace {
@@ -18,16 +19,10 @@ constexpr std::size_t kInitrdAddressHigh = 0x0c0;
 constexpr std::size_t kInitrdSizeHigh = 0x0c4;
 constexpr std::size_t kCommandLineHigh = 0x0c8;
 constexpr std::size_t kMemoryMapEntries = 0x1e8;
-constexpr std::size_t kBootFlag = 0x1fe;
-constexpr std::size_t kHeaderMagic = 0x202;
-constexpr std::size_t kVersion = 0x206;
 constexpr std::size_t kLoaderType = 0x210;
-constexpr std::size_t kLoadFlags = 0x211;
 constexpr std::size_t kInitrdAddress = 0x218;
 constexpr std::size_t kInitrdSize = 0x21c;
 constexpr std::size_t kCommandLine = 0x228;
-constexpr std::size_t kAlignment = 0x230;
-constexpr std::size_t kCommandLineMax = 0x238;
 constexpr std::size_t kMemoryMap = 0x2d0;
 constexpr std::size_t kMemoryMapEntrySize = 20;
 static_assert(kMemoryMap + kMaxMemoryMapEntries * kMemoryMapEntrySize <= kPage);
@@ -38,12 +33,12 @@ using ZeroPage = std::array<std::byte, kPage>;
 
 // What a vmlinux without a bzImage around it would say of itself.
 void write_default_header(ZeroPage& page, const LinuxBoot& boot) {
-  put_le(page, kBootFlag, std::uint16_t{0xaa55});
-  std::memcpy(page.data() + kHeaderMagic, "HdrS", 4);
-  put_le(page, kVersion, std::uint16_t{0x020f});
-  put_le(page, kLoadFlags, std::uint8_t{1});  // loaded high
-  put_le(page, kAlignment, std::uint32_t{0x1000000});
-  put_le(page, kCommandLineMax, boot.command_line_max);
+  put_le(page, setup::kBootFlag, std::uint16_t{0xaa55});
+  std::memcpy(page.data() + setup::kHeaderMagic, "HdrS", 4);
+  put_le(page, setup::kVersion, std::uint16_t{0x020f});
+  put_le(page, setup::kLoadFlags, std::uint8_t{1});  // loaded high
+  put_le(page, setup::kAlignment, std::uint32_t{0x1000000});
+  put_le(page, setup::kCommandLineMax, boot.command_line_max);
 }
 
 void put_split(ZeroPage& page, std::size_t low, std::size_t high, std::uint64_t value) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "firmware/little_endian.h"
+#include "firmware/loader/setup_header.h"
 
 namespace vmm::loader {
 namespace {
@@ -12,16 +13,10 @@ namespace {
 // Offsets in the file (boot.rst, "Details of Header Fields").
 constexpr std::size_t kSetupSectors = 0x1f1;
 constexpr std::size_t kCodeParagraphs = 0x1f4;  // of 16 bytes
-constexpr std::size_t kBootFlag = 0x1fe;
 constexpr std::size_t kHeaderJump = 0x201;
-constexpr std::size_t kHeaderMagic = 0x202;
-constexpr std::size_t kVersion = 0x206;
-constexpr std::size_t kLoadFlags = 0x211;
 constexpr std::size_t kInitrdAddressMax = 0x22c;
-constexpr std::size_t kAlignment = 0x230;
 constexpr std::size_t kRelocatable = 0x234;
 constexpr std::size_t kExtendedLoadFlags = 0x236;
-constexpr std::size_t kCommandLineMax = 0x238;
 constexpr std::size_t kPayloadOffset = 0x248;
 constexpr std::size_t kPayloadLength = 0x24c;
 constexpr std::size_t kPreferredAddress = 0x258;
@@ -42,19 +37,19 @@ T field(const Header& header, std::size_t offset) {
 
 BzImage read_fields(const Header& header) {
   BzImage image;
-  image.version = field<std::uint16_t>(header, kVersion);
+  image.version = field<std::uint16_t>(header, setup::kVersion);
   image.entry64 = image.version >= 0x020c &&
                   (field<std::uint16_t>(header, kExtendedLoadFlags) & kKernel64) != 0;
   image.relocatable = field<std::uint8_t>(header, kRelocatable) != 0;
-  image.alignment = field<std::uint32_t>(header, kAlignment);
+  image.alignment = field<std::uint32_t>(header, setup::kAlignment);
   image.initrd_address_max = field<std::uint32_t>(header, kInitrdAddressMax);
-  image.command_line_max = field<std::uint32_t>(header, kCommandLineMax);
+  image.command_line_max = field<std::uint32_t>(header, setup::kCommandLineMax);
   image.preferred_address = kUsualAddress;
   if (image.version >= 0x020a) {
     image.preferred_address = field<std::uint64_t>(header, kPreferredAddress);
     image.init_size = field<std::uint32_t>(header, kInitSize);
   }
-  const std::size_t end = kHeaderMagic + field<std::uint8_t>(header, kHeaderJump);
+  const std::size_t end = setup::kHeaderMagic + field<std::uint8_t>(header, kHeaderJump);
   image.setup_header.assign(header.begin() + kSetupHeaderOffset,
                             header.begin() + std::ptrdiff_t(std::min(end, header.size())));
   return image;
@@ -63,8 +58,9 @@ BzImage read_fields(const Header& header) {
 }  // namespace
 
 bool is_bzimage(std::span<const std::byte> head) {
-  return head.size() >= kVersion && get_le<std::uint16_t>(head, kBootFlag) == 0xaa55 &&
-         std::memcmp(head.data() + kHeaderMagic, "HdrS", 4) == 0;
+  return head.size() >= setup::kVersion &&
+         get_le<std::uint16_t>(head, setup::kBootFlag) == 0xaa55 &&
+         std::memcmp(head.data() + setup::kHeaderMagic, "HdrS", 4) == 0;
 }
 
 BzImage parse_setup_header(std::span<const std::byte> setup_header) {
@@ -86,7 +82,7 @@ Result<BzImage> parse_bzimage(const ImageSource& source) {
     return fail("it speaks the boot protocol {}.{:02}, at least 2.08 is needed", image.version >> 8,
                 image.version & 0xff);
   }
-  if ((field<std::uint8_t>(header, kLoadFlags) & kLoadedHigh) == 0) {
+  if ((field<std::uint8_t>(header, setup::kLoadFlags) & kLoadedHigh) == 0) {
     return fail("it is a zImage, which is loaded below 1 MiB, not a bzImage");
   }
   const std::uint64_t sectors = field<std::uint8_t>(header, kSetupSectors);

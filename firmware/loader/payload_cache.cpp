@@ -28,7 +28,7 @@ constexpr auto kAbandoned = std::chrono::hours(1);  // a temporary file this old
 
 // The last bytes of a file. Its format is private to one host, so that a change of it takes a new
 // magic and nothing more.
-constexpr std::array<char, 8> kMagic = {'v', 'm', 'm', 'k', 'r', 'n', 'l', '2'};
+constexpr std::array<char, 8> kCacheMagic = {'v', 'm', 'm', 'k', 'r', 'n', 'l', '2'};
 struct Trailer {
   std::array<char, 8> magic{};
   FileIdentity identity;
@@ -146,7 +146,7 @@ std::optional<PayloadCache::Entry> PayloadCache::find(const FileIdentity& identi
                      size - sizeof trailer)) {
     return std::nullopt;
   }
-  if (trailer.magic != kMagic || trailer.digest != digest_of(trailer) ||
+  if (trailer.magic != kCacheMagic || trailer.digest != digest_of(trailer) ||
       trailer.identity != identity || trailer.payload_size != size - sizeof trailer ||
       trailer.setup_header_size > trailer.setup_header.size()) {
     return std::nullopt;
@@ -166,7 +166,7 @@ std::optional<PayloadCache::Entry> PayloadCache::find(const FileIdentity& identi
 
 bool PayloadCache::store(const FileIdentity& identity, std::span<const std::byte> setup_header,
                          std::span<const std::byte> payload) const {
-  Trailer trailer{.magic = kMagic, .identity = identity, .payload_size = payload.size()};
+  Trailer trailer{.magic = kCacheMagic, .identity = identity, .payload_size = payload.size()};
   if (directory_.empty() || identity.inode == 0) return false;
   if (setup_header.size() > trailer.setup_header.size()) return false;
   if (!make_private_directory(directory_)) return false;

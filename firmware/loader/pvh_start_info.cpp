@@ -7,7 +7,7 @@
 namespace vmm::loader {
 namespace {
 
-constexpr std::uint32_t kMagic = 0x336ec578;
+constexpr std::uint32_t kPvhMagic = 0x336ec578;
 constexpr std::size_t kStartInfoSize = 56;
 constexpr std::size_t kModuleSize = 32;
 constexpr std::size_t kMemoryMapEntrySize = 24;
@@ -27,7 +27,7 @@ Result<void> write_pvh_start_info(const LinuxBoot& boot, const BootLayout& layou
   TRY(write_command_line(boot, layout, memory));
 
   std::vector<std::byte> page;
-  append_le(page, kMagic);
+  append_le(page, kPvhMagic);
   append_le(page, std::uint32_t{1});  // version
   append_le(page, std::uint32_t{0});  // flags
   append_le(page, std::uint32_t{boot.initrd ? 1u : 0u});

@@ -1,4 +1,4 @@
-// A file's time as one number, to be compared and kept.
+// Times as one number, to be compared and kept.
 #pragma once
 
 #include <sys/stat.h>
@@ -7,9 +7,11 @@
 
 namespace vmm {
 
-// Since 1970.
+inline constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
+
+// Of a file's time, since 1970.
 inline std::int64_t nanoseconds(const timespec& time) {
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  return std::int64_t{time.tv_sec} * kNanosecondsPerSecond + time.tv_nsec;
 }
 
 }  // namespace vmm

@@ -4,17 +4,13 @@
 
 #include "src/user_net/bytes.h"
 #include "src/user_net/offload.h"
+#include "src/user_net/packet.h"
 
 namespace vmm::user_net {
-namespace {
-
-constexpr unsigned kMoreFragments = 0x2000, kOffsetMask = 0x1fff;
-
-}  // namespace
 
 bool Fragments::is_fragment(std::span<const std::byte> frame) {
   return frame.size() >= kEthernet + kIpv4Header && load16(frame, 12) == kTypeIpv4 &&
-         (load16(frame, kEthernet + 6) & (kMoreFragments | kOffsetMask)) != 0;
+         (load16(frame, kEthernet + 6) & (kMoreFragments | kFragmentOffset)) != 0;
 }
 
 std::span<std::byte> Fragments::add(std::span<const std::byte> frame, std::int64_t now_ms) {
@@ -26,7 +22,7 @@ std::span<std::byte> Fragments::add(std::span<const std::byte> frame, std::int64
   }
   const unsigned cut = load16(ip, 6);
   const bool more = (cut & kMoreFragments) != 0;
-  const std::size_t offset = (cut & kOffsetMask) * kUnit;
+  const std::size_t offset = (cut & kFragmentOffset) * kUnit;
   const auto data = ip.subspan(header, total - header);
   if (more && data.size() % kUnit != 0) return {};
   if (header + offset + data.size() > kMostBytes) return {};

@@ -18,7 +18,6 @@ constexpr IpNetwork kThisHost{ipv4(0, 0, 0, 0), 96 + 8};
 constexpr IpNetwork kLoopback{ipv4(127, 0, 0, 0), 96 + 8};
 constexpr IpNetwork kIpv4Compatible{IpAddress{}, 96};
 
-constexpr std::size_t kTcpFlags = 13, kTcpChecksum = 16;
 constexpr std::uint8_t kFin = 0x01, kReset = 0x04, kAck = 0x10;
 constexpr std::uint16_t kDhcpServer = 67, kDhcpServer6 = 547;
 
@@ -52,7 +51,8 @@ bool Gate::asks_names(const Packet& packet) {
 
 bool Gate::permits(const Packet& packet, const IpAddress& peer) const {
   const bool icmp = packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6;
-  // Queries are relayed by both protocols; to libslirp the address of IPv6 is the host's loopback.
+  // Queries are relayed, by both protocols. Other ports stay closed: to libslirp the address of
+  // IPv6 is the host's loopback.
   if (peer == dns_ || peer == kDns6) return icmp || asks_names(packet);
   if (reaches_host(peer)) {
     if (host_loopback_ || icmp) return true;

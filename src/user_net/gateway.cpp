@@ -21,6 +21,7 @@
 #include <cstring>
 
 #include "src/user_net/bytes.h"
+#include "src/user_net/packet.h"
 
 namespace vmm::user_net {
 namespace {
@@ -32,7 +33,6 @@ namespace {
 constexpr std::uint16_t kLargestMss = 21840;
 constexpr std::uint16_t kLargestMssForLargeMtu = 16380;
 constexpr std::size_t kTcpIpHeaders = 40;
-constexpr unsigned kMoreFragments = 0x2000, kFragmentOffset = 0x1fff;
 // Batches of frames between two looks at the sockets.
 constexpr int kRounds = 4;
 constexpr int kBacklog = 256;

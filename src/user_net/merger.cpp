@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/user_net/packet.h"
+
 namespace vmm::user_net {
 namespace {
 
 constexpr std::size_t kMostIpBytes = 65535;
 // Offsets in the TCP header.
-constexpr std::size_t kSequence = 4, kAcknowledged = 8, kFlags = 13, kWindow = 14;
+constexpr std::size_t kSequence = 4, kAcknowledged = 8, kWindow = 14;
 constexpr std::size_t kPlainHeader = 20;
-constexpr std::byte kAck{0x10}, kPush{0x08};
+constexpr std::byte kAckAlone{0x10}, kPush{0x08};
 
 std::uint32_t sequence_of(std::span<const std::byte> frame, const TcpView& tcp) {
   std::uint32_t value;
@@ -28,8 +30,8 @@ bool same(std::span<const std::byte> a, std::span<const std::byte> b, std::size_
 }  // namespace
 
 bool Merger::takes(std::span<const std::byte> frame, const TcpView& tcp) {
-  const std::byte flags = frame[tcp.transport + kFlags];
-  return (flags == kAck || flags == (kAck | kPush)) && frame.size() > tcp.payload &&
+  const std::byte flags = frame[tcp.transport + kTcpFlags];
+  return (flags == kAckAlone || flags == (kAckAlone | kPush)) && frame.size() > tcp.payload &&
          tcp.payload == tcp.transport + kPlainHeader;
 }
 
@@ -45,11 +47,11 @@ bool Merger::append(std::span<const std::byte> frame, const TcpView& tcp) {
   const std::size_t payload = frame.size() - tcp.payload;
   if (frame_.size() - tcp_.network + payload > kMostIpBytes) return false;
   const std::size_t addresses = tcp.network + (tcp.ipv6 ? 8u : 12u);
-  const std::size_t flags = tcp.transport + kFlags;
+  const std::size_t flags = tcp.transport + kTcpFlags;
   // From the addresses to the ports nothing but these lies between.
   if (!same(frame, frame_, addresses, tcp.transport + kSequence - addresses) ||
       !same(frame, frame_, tcp.transport + kAcknowledged, 4) ||
-      !same(frame, frame_, tcp.transport + kWindow, 2) || frame_[flags] != kAck ||
+      !same(frame, frame_, tcp.transport + kWindow, 2) || frame_[flags] != kAckAlone ||
       sequence_of(frame, tcp) != next_) {
     return false;
   }

@@ -12,7 +12,6 @@
 namespace vmm::user_net {
 namespace {
 
-constexpr std::size_t kTcpChecksum = 16;
 constexpr std::size_t kIpv4Checksum = kEthernet + 10;
 constexpr int kBacklog = 64;
 

@@ -7,13 +7,11 @@
 #include <cstring>
 
 #include "src/user_net/bytes.h"
+#include "src/user_net/packet.h"
 
 namespace vmm::user_net {
 namespace {
 
-constexpr std::size_t kTcpHeader = 20;
-constexpr std::size_t kTcpChecksum = 16;  // offsets in the TCP header
-constexpr std::size_t kTcpFlags = 13;
 constexpr std::uint8_t kSyn = 0x02;
 
 std::uint16_t fold(std::uint64_t sum) {

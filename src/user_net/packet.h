@@ -12,6 +12,12 @@ namespace vmm::user_net {
 
 inline constexpr std::size_t kUdpHeader = 8;
 inline constexpr std::size_t kTcpHeader = 20;
+// Offsets in the TCP header.
+inline constexpr std::size_t kTcpFlags = 13;
+inline constexpr std::size_t kTcpChecksum = 16;
+// Of the IPv4 header's field of flags and the fragment's offset.
+inline constexpr unsigned kMoreFragments = 0x2000;
+inline constexpr unsigned kFragmentOffset = 0x1fff;
 
 struct Packet {
   bool ipv6 = false;

@@ -22,7 +22,9 @@ class Build:
 
     def __init__(self, name, options, environment=None, targets=()):
         self.path = os.path.join(ROOT, name)
-        self._options, self._environment = options, {**os.environ, **(environment or {})}
+        self._options = options
+        # ccache knows an object again in another directory and clone: the sources that meson joins name their parts absolutely.
+        self._environment = {**os.environ, "CCACHE_BASEDIR": ROOT, **(environment or {})}
         self._built, self._targets = False, targets
 
     def configure(self):
@@ -78,10 +80,11 @@ def plain():
 
 
 def sanitized():
-    # The libraries are instrumented for the fuzzers too, so that one build serves both.
+    # The libraries are instrumented for the fuzzers too, so that one build serves both. Here each source is compiled by itself: it has to
+    # include what it needs.
     return Build("build-sanitize",
                  ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dfuzzers=true",
-                  "-Dcpp_args=-fsanitize=fuzzer-no-link", "-Dstatic_program=false"],
+                  "-Dcpp_args=-fsanitize=fuzzer-no-link", "-Dstatic_program=false", "-Dunity=off"],
                  {"CC": _ccache("clang-19"), "CXX": _ccache("clang++-19"), "CXX_LD": "lld-19"})
 
 

@@ -72,7 +72,7 @@ std::string prose(std::string_view text) {
 
 constexpr std::size_t kLineLength = 78;
 
-class Writer {
+class PageWriter {
  public:
   // .NAME WORD...; a word is an argument as it is, never a macro.
   void macro(std::string_view name, std::string_view words = "") {
@@ -117,7 +117,7 @@ std::string literal(std::string_view words) {
   return out;
 }
 
-void write_options(Writer& out, const std::vector<Option>& options) {
+void write_options(PageWriter& out, const std::vector<Option>& options) {
   out.raw(".Bl -tag -width Ds");
   for (const auto& option : options) {
     std::string line = ".It Fl " + escaped(option.name.substr(1));
@@ -132,14 +132,14 @@ void write_options(Writer& out, const std::vector<Option>& options) {
   out.raw(".El");
 }
 
-void write_paragraphs(Writer& out, const std::vector<std::string>& paragraphs) {
+void write_paragraphs(PageWriter& out, const std::vector<std::string>& paragraphs) {
   for (std::size_t i = 0; i < paragraphs.size(); ++i) {
     if (i > 0) out.raw(".Pp");
     out.text(paragraphs[i]);
   }
 }
 
-void write_rows(Writer& out, const Section& section) {
+void write_rows(PageWriter& out, const Section& section) {
   if (section.rows.empty()) return;
   out.raw(".Bl -tag -width Ds");
   for (const auto& row : section.rows) {
@@ -156,13 +156,13 @@ std::string usage_of(const std::string& command, std::string_view form) {
   return line;
 }
 
-void write_command(Writer& out, const std::string& before, const Page& page) {
+void write_command(PageWriter& out, const std::string& before, const Page& page) {
   out.macro("It", usage_of(before + page.name, page.forms.empty() ? "" : page.forms[0]));
   out.text(page.summary);
   for (const auto& group : page.groups) write_options(out, group.options);
 }
 
-void write_group(Writer& out, const std::string& program, const Page& page) {
+void write_group(PageWriter& out, const std::string& program, const Page& page) {
   out.macro("Ss", literal(program + " " + page.name));
   write_paragraphs(out, page.description);
   for (const auto& group : page.groups) write_options(out, group.options);
@@ -183,7 +183,7 @@ void write_group(Writer& out, const std::string& program, const Page& page) {
 }  // namespace
 
 std::string manual(const Page& program, const std::string& date) {
-  Writer out;
+  PageWriter out;
   out.raw(".Dd " + date);
   out.raw(".Dt VMM 1");
   out.raw(".Os");

@@ -52,7 +52,7 @@ Result<Layer> make_layer(const ContentStore& content, const ContainerMachine& ma
   return layer;
 }
 
-json object_of(const std::vector<std::string>& names) {
+json set_of(const std::vector<std::string>& names) {
   auto object = json::object();
   for (const auto& name : names) object[name] = json::object();
   return object;
@@ -73,7 +73,7 @@ void take_spec(json& config, const ContainerSpec& spec) {
   config["User"] = spec.user;
   config["WorkingDir"] = spec.working_directory;
   if (!spec.stop_signal.empty()) config["StopSignal"] = spec.stop_signal;
-  if (!spec.exposed.empty()) config["ExposedPorts"] = object_of(spec.exposed);
+  if (!spec.exposed.empty()) config["ExposedPorts"] = set_of(spec.exposed);
   auto labels = json::object();
   for (const auto& label : spec.labels) {
     const auto equals = std::min(label.find('='), label.size());

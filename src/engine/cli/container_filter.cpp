@@ -5,13 +5,13 @@
 #include <cstdlib>
 #include <regex>
 
+#include "src/base/file_time.h"
 #include "src/base/text.h"
 #include "src/engine/image/manifest.h"
 
 namespace vmm::engine::cli {
 namespace {
 
-constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::array<std::string_view, 7> kStates = {"created", "restarting", "running", "removing",
                                                      "paused",  "exited",     "dead"};
 constexpr std::array<std::string_view, 16> kKeys = {
@@ -65,16 +65,16 @@ Result<std::int64_t> parse_moment(std::string_view text, std::string_view what) 
   // A fraction of a time is more exact than parse_time() is.
   if (const auto time = parse_time(text)) {
     const auto dot = text.find('.');
-    if (dot == std::string_view::npos) return *time * kSecond;
+    if (dot == std::string_view::npos) return *time * kNanosecondsPerSecond;
     auto digits = std::string(text.substr(dot + 1));
     digits = digits.substr(0, std::min(digits.find_first_not_of("0123456789"), std::size_t{9}));
     digits.resize(9, '0');
-    return *time * kSecond + std::atoll(digits.c_str());
+    return *time * kNanosecondsPerSecond + std::atoll(digits.c_str());
   }
   const std::string copy(text);
   char* end = nullptr;
   if (const double seconds = std::strtod(copy.c_str(), &end); end != copy.c_str() && *end == 0) {
-    return static_cast<std::int64_t>(seconds * static_cast<double>(kSecond));
+    return static_cast<std::int64_t>(seconds * static_cast<double>(kNanosecondsPerSecond));
   }
   double sum = 0;
   for (const char* at = copy.c_str(); *at != 0;) {
@@ -87,7 +87,8 @@ Result<std::int64_t> parse_moment(std::string_view text, std::string_view what) 
     at = end + (is_milli ? 2 : 1);
   }
   if (copy.empty()) return bad();
-  return now_in_nanoseconds() - static_cast<std::int64_t>(sum * static_cast<double>(kSecond));
+  return now_in_nanoseconds() -
+         static_cast<std::int64_t>(sum * static_cast<double>(kNanosecondsPerSecond));
 }
 
 Result<ContainerFilter> ContainerFilter::parse(Containers& containers,

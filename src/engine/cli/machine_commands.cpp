@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "src/base/file_time.h"
 #include "src/base/text.h"
 #include "src/engine/cli/commands.h"
 #include "src/engine/cli/rows.h"
@@ -20,8 +21,6 @@ namespace {
 
 namespace agent = protocol::agent;
 using Json = nlohmann::ordered_json;
-
-constexpr std::int64_t kSecond = 1'000'000'000;
 
 Result<Container> running_container(Containers& containers, const std::string& name) {
   auto container = TRY(containers.find(name));
@@ -53,7 +52,7 @@ Result<int> freeze(const Words& words, bool frozen) {
 }
 
 std::string clock_text(std::uint64_t nanoseconds) {
-  const auto seconds = nanoseconds / kSecond;
+  const auto seconds = nanoseconds / kNanosecondsPerSecond;
   return fmt::format("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
 }
 
@@ -133,7 +132,7 @@ Result<int> top(const Words& words) {
   for (const auto& process : usage.list) {
     lines.push_back(fmt::format("{}\t{}\t{}\t0\t{}\t{}\t{}\t{}", process.user, process.pid,
                                 process.parent,
-                                local_time(container.started / kSecond).substr(11, 5),
+                                local_time(container.started / kNanosecondsPerSecond).substr(11, 5),
                                 one_line(process.terminal.empty() ? "?" : process.terminal),
                                 clock_text(process.cpu_time), one_line(process.command)));
   }

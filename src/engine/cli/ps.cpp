@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "src/base/file_time.h"
 #include "src/base/text.h"
 #include "src/engine/cli/commands.h"
 #include "src/engine/cli/container_filter.h"
@@ -16,11 +17,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::int64_t kSecond = 1'000'000'000;
-
 std::string status_of(const Container& container) {
   const auto now = now_in_nanoseconds();
-  const auto since = [now](std::int64_t time) { return human_duration((now - time) / kSecond); };
+  const auto since = [now](std::int64_t time) {
+    return human_duration((now - time) / kNanosecondsPerSecond);
+  };
   switch (container.state) {
     case ContainerState::created:
       return "Created";
@@ -73,7 +74,7 @@ Json row_of(const Container& container, bool whole) {
   std::string labels;
   for (const auto& label : container.spec.labels) labels += (labels.empty() ? "" : ",") + label;
   return {{"Command", command_of(container, whole)},
-          {"CreatedAt", local_time(container.created / kSecond)},
+          {"CreatedAt", local_time(container.created / kNanosecondsPerSecond)},
           {"HealthStatus", ""},
           {"ID", whole ? container.id : container.short_id()},
           {"Image", container.image_name},
@@ -83,7 +84,7 @@ Json row_of(const Container& container, bool whole) {
           {"Names", container.name},
           {"Networks", container.spec.network == "default" ? "bridge" : container.spec.network},
           {"Ports", ports_of(container)},
-          {"RunningFor", human_age(container.created / kSecond, now())},
+          {"RunningFor", human_age(container.created / kNanosecondsPerSecond, now())},
           {"Size", "0B"},
           {"State", to_text(container.state)},
           {"Status", status_of(container)}};

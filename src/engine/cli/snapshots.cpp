@@ -1,6 +1,7 @@
 // snapshot create, ls and rm, and fork: containers as starting points of others.
 #include <unistd.h>
 
+#include "src/base/file_time.h"
 #include "src/base/text.h"
 #include "src/engine/cli/commands.h"
 #include "src/engine/cli/rows.h"
@@ -16,7 +17,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::uint64_t kMostCopies = 1000;
 
 // What only one copy can have.
@@ -51,7 +51,7 @@ Result<int> snapshot_list(const Words& words) {
   ContainerSnapshots snapshots(store);
   std::vector<Json> rows;
   for (const auto& snapshot : TRY(snapshots.list())) {
-    const auto created = snapshot.created / kSecond;
+    const auto created = snapshot.created / kNanosecondsPerSecond;
     rows.push_back(
         Json{{"Container", snapshot.container_name},
              {"CreatedAt", local_time(created)},

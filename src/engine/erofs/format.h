@@ -11,6 +11,7 @@ namespace vmm::erofs {
 inline constexpr std::uint32_t kBlockSize = 4096;
 inline constexpr std::uint32_t kBlockBits = 12;
 inline constexpr std::uint32_t kSuperblockOffset = 1024;
+inline constexpr std::uint64_t kMaxMetadata = 4ull << 30;  // bytes, of reader and writer
 inline constexpr std::uint32_t kMagic = 0xe0f5e1e2;
 inline constexpr std::uint32_t kCompatChecksum = 1;
 inline constexpr std::uint32_t kCompatMtime = 2;  // inodes have the time of modification

@@ -14,7 +14,6 @@ namespace {
 // it for none.
 constexpr std::uint64_t kAfterSuperblock = kSuperblockOffset + sizeof(Superblock);
 constexpr std::uint64_t kFirstInode = 2 * kSlotSize;
-constexpr std::uint64_t kMaxMetadata = 4ull << 30;
 
 std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;

@@ -13,8 +13,6 @@
 namespace vmm::erofs {
 namespace {
 
-constexpr std::uint64_t kMaxMetadata = 4ull << 30;
-
 std::uint64_t blocks_of(std::uint64_t size) { return size / kBlockSize + (size % kBlockSize != 0); }
 
 class Reader {

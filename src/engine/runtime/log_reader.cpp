@@ -9,13 +9,13 @@
 #include <array>
 #include <cerrno>
 
+#include "src/base/file_time.h"
 #include "src/base/json.h"
 #include "src/engine/image/manifest.h"
 
 namespace vmm::engine {
 namespace {
 
-constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::size_t kChunk = 65536;
 
 std::optional<LogLine> parse_line(std::string_view text) {
@@ -32,7 +32,7 @@ std::optional<LogLine> parse_line(std::string_view text) {
   const auto time = parse_time(line.time_text);
   const auto dot = line.time_text.find('.');
   if (!time || dot == std::string::npos) return std::nullopt;
-  line.time = *time * kSecond + std::atoll(line.time_text.c_str() + dot + 1);
+  line.time = *time * kNanosecondsPerSecond + std::atoll(line.time_text.c_str() + dot + 1);
   return line;
 }
 

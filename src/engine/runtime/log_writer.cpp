@@ -10,17 +10,17 @@
 #include <cstdio>
 #include <utility>
 
+#include "src/base/file_time.h"
 #include "src/engine/image/manifest.h"
 
 namespace vmm::engine {
 namespace {
 
 constexpr std::size_t kLongestLine = 16384;
-constexpr std::int64_t kSecond = 1'000'000'000;
 
 std::int64_t now() {
-  using namespace std::chrono;
-  return duration_cast<nanoseconds>(system_clock::now().time_since_epoch()).count();
+  const auto time = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
 }
 
 // Before a character that is cut in two.
@@ -59,9 +59,9 @@ const std::string& LogWriter::time_text(std::int64_t time) {
 }
 
 std::string format_nanoseconds(std::int64_t time) {
-  auto text = format_time(time / kSecond);
+  auto text = format_time(time / kNanosecondsPerSecond);
   text.pop_back();  // Z
-  return fmt::format("{}.{:09}Z", text, time % kSecond);
+  return fmt::format("{}.{:09}Z", text, time % kNanosecondsPerSecond);
 }
 
 std::string format_nanoseconds_short(std::int64_t time) {

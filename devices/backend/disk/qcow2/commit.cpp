@@ -3,12 +3,11 @@
 #include <algorithm>
 
 #include "devices/backend/disk/qcow2/chain.h"
+#include "devices/backend/disk/qcow2/piece.h"
 #include "devices/backend/disk/qcow2/snapshot_file.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
-
-constexpr std::uint64_t kPiece = 2u << 20;
 
 bool has_data(const Extent& extent) {
   return extent.kind == Extent::Kind::data || extent.kind == Extent::Kind::compressed;

@@ -3,11 +3,10 @@
 #include <algorithm>
 
 #include "devices/backend/disk/qcow2/chain.h"
+#include "devices/backend/disk/qcow2/piece.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
-
-constexpr std::uint64_t kPiece = 1u << 20;
 
 Result<std::unique_ptr<Chain>> open(const std::string& path, ImageFormat format) {
   DiskConfig config;

@@ -5,21 +5,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "devices/backend/disk/qcow2/chain.h"
 #include "devices/backend/disk/qcow2/compression.h"
 #include "devices/backend/disk/qcow2/create.h"
 #include "devices/backend/disk/qcow2/data_size.h"
+#include "devices/backend/disk/qcow2/piece.h"
 #include "src/base/new_file.h"
 #include "src/base/zero.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
 
-constexpr std::uint64_t kPiece = 2u << 20;
 constexpr std::uint64_t kLeast = 64u << 10;
-// A raw file's holes are not smaller.
-constexpr std::uint64_t kHole = 4096;
 
 class Target {
  public:
@@ -45,18 +44,20 @@ class RawTarget : public Target {
     const auto written = write_all_at(fd_, data, offset);
     return written ? 0 : written.error().code();
   }
-  // Blocks of one file system belong to both files then, until one of these is written.
+  // Blocks of one file system belong to both files then, until one of these is written; also those
+  // that hold nothing but zeroes.
   bool share(int file, std::uint64_t host, std::uint64_t offset, std::uint64_t length) override {
-    if (!may_share_) return false;
+    if (apart_.contains(file)) return false;
     const file_clone_range range{file, host, length, offset};
-    may_share_ = ::ioctl(fd_, FICLONERANGE, &range) == 0;
-    return may_share_;
+    if (::ioctl(fd_, FICLONERANGE, &range) == 0) return true;
+    apart_.insert(file);
+    return false;
   }
   int finish() override { return 0; }
 
  private:
-  bool may_share_ = true;
-  int fd_;  // check: raw-descriptors allowed, NewFile owns it
+  std::set<int> apart_;  // of another file system, or of one that cannot
+  int fd_;               // check: raw-descriptors allowed, NewFile owns it
 };
 
 class ImageTarget : public Target {

@@ -3,14 +3,12 @@
 #include <unistd.h>
 
 #include "devices/backend/disk/qcow2/chain.h"
+#include "devices/backend/disk/qcow2/piece.h"
 #include "src/base/new_file.h"
 #include "src/base/text.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
-
-// A file system's holes are not smaller.
-constexpr std::uint64_t kHole = 4096;
 
 // Header, refcount table, refcount blocks, L1 table, in this order.
 struct Layout {

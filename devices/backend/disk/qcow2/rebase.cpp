@@ -4,13 +4,12 @@
 #include <filesystem>
 
 #include "devices/backend/disk/qcow2/chain.h"
+#include "devices/backend/disk/qcow2/piece.h"
 #include "devices/backend/disk/qcow2/snapshot_file.h"
 #include "src/base/zero.h"
 
 namespace vmm::disk::qcow2 {
 namespace {
-
-constexpr std::uint64_t kPiece = 2u << 20;
 
 // Up to `length` bytes, zeroes behind the end.
 int read_padded(Chain& chain, std::uint64_t offset, std::span<std::byte> target) {
