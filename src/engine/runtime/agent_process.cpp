@@ -102,13 +102,9 @@ void AgentProcess::open_stream(Kind kind) {
 void AgentProcess::take_stream(Kind kind, Result<UniqueFd> socket) {
   if (over_ || opening_ == 0) return;
   --opening_;
-  if (!socket && !exited_ && !lost_) {
-    // Without it some input or output would be lost, and nobody told: that is no start.
-    signal(SIGKILL);
-    over_ = true;
-    return callbacks_.failed(
-        {agent::Failed::Reason::setup, 0, "an input or output of the process cannot be connected"});
-  }
+  // Some of its input or output would be lost, and nobody told: better it ends. (Of a machine that
+  // has ended, the control connection says so.)
+  if (!socket && !exited_ && !lost_) signal(SIGKILL);
   if (socket) {
     const auto stream = kind == Kind::standard_error ? wire::Stream::error : wire::Stream::output;
     auto connected = std::make_unique<StreamSocket>(
