@@ -74,14 +74,17 @@ def login_network_and_power_button(t):
     with Web("again") as web:
         t.equal(machine.run(f"curl -sS -m 30 http://10.0.2.2:{web.port}/"), "again")
     t.equal(machine.run("systemctl --failed --no-legend"), "", "failed units")
-    machine.ctl("power-button")
+    if HERE == "x86_64":
+        machine.ctl("power-button")
+    else:       # Debian's arm64 cloud kernel has no driver for a device tree's button: generic_kernel_6_12
+        machine.console.send("systemctl poweroff\n")
     machine.ends(0, timeout=90)
     t.contains(machine.console.text, "Power down")
     check = subprocess.run(["e2fsck", "-fn", t.path("root.img")], text=True, capture_output=True)
     t.equal(check.returncode, 0, f"e2fsck of the root image ({check.stdout}{check.stderr})")
 
 
-@test
+@test(only="x86_64")
 def signal_shuts_down(t):
     machine = t.debian()
     machine.signal()
@@ -127,7 +130,10 @@ def stock(t, version, flavour="cloud-"):
     t.contains(machine.run("findmnt -no SOURCE,OPTIONS /"), "/dev/vda rw")
     t.eventually(lambda: "10.0.2.15" in machine.run("ip -4 -o address show scope global", code=None), 60, "an address by DHCP")
     t.equal(machine.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource"), CLOCK_SOURCE[HERE])
-    machine.console.send("systemctl poweroff\n")
+    if flavour:
+        machine.console.send("systemctl poweroff\n")
+    else:
+        machine.signal()    # by the power button
     machine.ends(0, timeout=90)
 
 
