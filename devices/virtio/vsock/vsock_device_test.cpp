@@ -534,6 +534,21 @@ TEST_F(VsockTest, AFloodOfGarbageWaitsForItsReplies) {
   EXPECT_EQ(replies, 600u);
 }
 
+// A guest that takes no replies is not heard beyond those that its receive ring would hold.
+TEST_F(VsockWithoutRoomTest, AFloodOfGarbageIsBounded) {
+  constexpr unsigned kMostReplies = 256;
+  const auto garbage = tx_.add({readable_struct(header(Operation::data, 9, 9))});
+  tx_.kick();
+  for (unsigned i = 0; i < kMostReplies; ++i) {
+    ASSERT_TRUE(tx_.wait_used()) << i;
+    tx_.offer(garbage);
+    tx_.kick();
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(tx_.poll_used()) << "one more";
+  EXPECT_EQ(device_->statistics().rx_waiting, kMostReplies);
+}
+
 // A guest that connects and resets without taking packets: what waits for it belongs to
 // connections.
 TEST_F(VsockWithoutRoomTest, AFloodOfConnectionsThatEndLeavesNothing) {
