@@ -1,5 +1,6 @@
-// serve_turn(): the loop in which a device takes chains out of a queue; ServedQueue: a queue that
-// needs nothing else, from its kicks to its interrupts.
+// serve_chains(): the loop in which every device takes chains out of a queue; serve_turn(): that,
+// with kicks off meanwhile; ServedQueue: a queue that needs nothing else, from its kicks to its
+// interrupts.
 //
 //   ServedQueue queue(loop, 0, std::move(active), interrupts, kBudget, [](Chain& chain) {
 //     const auto filled = fill_random(chain.writable());
@@ -8,8 +9,8 @@
 //   TRY(queue.start());           // serves what waits, and what comes
 //   return queue.stop();
 //
-// (The queues of disks and of frames stay with loops of their own, which move batches: BlockQueue,
-// QueuePair.)
+// What differs between devices is what stands around the loop: when a batch goes to the disk or the
+// network, and when the driver hears of it (BlockQueue, QueuePair).
 #pragma once
 
 #include <cstddef>
@@ -55,23 +56,21 @@ enum class Turn : std::uint8_t {
   broken,  // by the rules: the reason went to `refuse`
 };
 
-// One turn: chains go to `handle`, which returns a Handled, until their costs reach `budget`, the
-// ring is empty, or `wanted()` says no. While it lasts the driver need not kick. Interrupts are the
-// caller's: queue.take_notification().
-template <typename Wanted, typename Handle, typename Refuse>
-Turn serve_turn(Queue& queue, std::size_t budget, Wanted wanted, Handle handle, Refuse refuse) {
-  if (!wanted()) return Turn::waits;
-  queue.disable_kicks();
+// Chains go to `handle`, which returns a Handled, until their costs reach `budget`, the ring is
+// empty, or `wanted()` says no. Where it is empty, `dry()` says whether to look again. Kicks and
+// interrupts are the caller's: look_once_more(), queue.take_notification().
+template <typename Wanted, typename Handle, typename Dry, typename Refuse>
+Turn serve_chains(Queue& queue, std::size_t budget, Wanted wanted, Handle handle, Dry dry,
+                  Refuse refuse) {
   std::size_t cost = 0;
-  do {
+  while (wanted()) {
     auto popped = queue.pop();
     if (!popped) {
       refuse(std::string_view(popped.error().message()));
       return Turn::broken;
     }
     if (!*popped) {
-      if (!queue.enable_kicks()) return Turn::empty;
-      queue.disable_kicks();  // they came meanwhile
+      if (!dry()) return Turn::empty;
       continue;
     }
     auto& chain = **popped;
@@ -92,8 +91,32 @@ Turn serve_turn(Queue& queue, std::size_t budget, Wanted wanted, Handle handle, 
     }
     cost += handled.cost;
     if (cost >= budget) return Turn::spent;
-  } while (wanted());
+  }
   return Turn::waits;
+}
+
+// Of an empty ring: whether chains came before the driver could know that it has to kick. Else it
+// kicks for what comes.
+inline bool look_once_more(Queue& queue) {
+  if (!queue.enable_kicks()) return false;
+  queue.disable_kicks();
+  return true;
+}
+
+// serve_chains() during which the driver need not kick.
+template <typename Wanted, typename Handle, typename Refuse>
+Turn serve_turn(Queue& queue, std::size_t budget, Wanted wanted, Handle handle, Refuse refuse) {
+  if (!wanted()) return Turn::waits;
+  queue.disable_kicks();
+  return serve_chains(
+      queue, budget, wanted, handle, [&queue] { return look_once_more(queue); }, refuse);
+}
+
+// Calls `kicked` for the driver's kicks. They are never read: an edge each is all that is asked
+// for, and it spares a system call.
+template <typename Kicked>
+Result<void> watch_kicks(EventLoop& loop, const EventFd& kick, Kicked kicked) {
+  return loop.watch(kick.fd(), EPOLLIN | EPOLLET, [kicked](std::uint32_t) { kicked(); });
 }
 
 // On its loop's thread, all of it.
@@ -124,8 +147,7 @@ class ServedQueue {
   }
   // The first half of start(), for who must know first that all its queues can be watched.
   Result<void> watch() {
-    // Kicks are never read: an edge each is all that is asked for.
-    TRY(loop_.watch(queue_.kick->fd(), EPOLLIN | EPOLLET, [this](std::uint32_t) { serve(); }));
+    TRY(watch_kicks(loop_, *queue_.kick, [this] { serve(); }));
     watched_ = true;
     return {};
   }

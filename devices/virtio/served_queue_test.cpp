@@ -109,6 +109,34 @@ TEST_P(ServeTurnTest, KeptChainsArePushedLater) {
   EXPECT_EQ(driver_.poll_used()->written, 7u);
 }
 
+// Who has something to do before the driver is to kick again says so.
+TEST_P(ServeTurnTest, ADryRingAsksForNoKicksByItself) {
+  auto queue = make();
+  add(2);
+  queue.disable_kicks();
+  unsigned served = 0, asked = 0;
+  const auto serve = [&](bool again) {
+    return serve_chains(
+        queue, 100, [] { return true; },
+        [&](Chain&) {
+          ++served;
+          return Handled::used(0);
+        },
+        [&] { return ++asked == 1 && again; }, [](std::string_view) {});
+  };
+  EXPECT_EQ(serve(true), Turn::empty);
+  EXPECT_EQ(served, 2u);
+  EXPECT_EQ(asked, 2u);
+  add(1);
+  const bool has_event = GetParam() == kFeatureEventIdx;
+  EXPECT_FALSE(has_event && driver_.wants_kick());
+  EXPECT_TRUE(look_once_more(queue)) << "it came before it was asked for";
+  EXPECT_EQ(serve(false), Turn::empty);
+  EXPECT_FALSE(look_once_more(queue));
+  add(1);
+  EXPECT_TRUE(!has_event || driver_.wants_kick());
+}
+
 TEST_P(ServeTurnTest, BrokenRules) {
   auto queue = make();
   add(1);

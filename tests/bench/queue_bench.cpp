@@ -13,10 +13,12 @@
 #include <vector>
 
 #include "devices/virtio/balloon/balloon_device.h"
+#include "devices/virtio/net/queue_pair.h"
 #include "devices/virtio/rng/rng_device.h"
 #include "devices/virtio/vsock/packet.h"
 #include "devices/virtio/vsock/vsock_device.h"
 #include "src/base/worker.h"
+#include "src/user_net/virtio_net.h"
 #include "tests/support/virtio_driver.h"
 
 namespace vmm {
@@ -24,6 +26,69 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using test::DriverQueue;
+
+constexpr std::size_t kFrame = 60;
+
+// Takes every frame, and always has one.
+class Network : public net::NetBackend {
+ public:
+  unsigned queue_pairs() const override { return 1; }
+  std::uint64_t features() const override { return 0; }
+  Result<void> start(std::uint64_t) override { return {}; }
+  void stop() override {}
+  Result<void> set_offloads(std::uint64_t) override { return {}; }
+  Result<void> set_active_pairs(unsigned) override { return {}; }
+  int fd(unsigned) const override { return event_.fd(); }
+  net::SendResult send(unsigned, std::span<const net::Frame> frames) override {
+    return {frames.size(), 0, net::IoState::ready};
+  }
+  net::ReceiveResult receive(unsigned, std::span<const iovec>) override {
+    return {net::kHeaderSize + kFrame, net::IoState::ready};
+  }
+
+ private:
+  EventFd event_ = std::move(EventFd::create().value());
+};
+
+// A pair of a card's queues, on the bench's loop.
+class CardPair : public virtio::Device {
+ public:
+  explicit CardPair(EventLoop& loop) : loop_(loop) {}
+  virtio::DeviceType type() const override { return virtio::DeviceType::net; }
+  std::uint64_t features() const override {
+    return virtio_net::kMrgRxbuf | virtio::kFeatureEventIdx | virtio::kFeatureIndirectDescriptors;
+  }
+  std::vector<std::uint16_t> queue_sizes() const override { return {256, 256}; }
+  void read_config(std::uint64_t, std::span<std::byte>) const override {}
+  Result<void> activate(virtio::Activation activation) override {
+    pair_ = std::make_shared<virtio::QueuePair>(
+        0,
+        virtio::PairContext{.backend = &network_,
+                            .interrupts = activation.interrupts,
+                            .counters = &counters_,
+                            .broken = &broken_,
+                            .link_lost = [] {},
+                            .features = activation.features},
+        std::move(*activation.queues[0]), std::move(*activation.queues[1]));
+    Result<void> attached;
+    loop_.call([&] { attached = pair_->attach(loop_); });
+    return attached;
+  }
+  std::vector<std::optional<virtio::Queue>> deactivate() override {
+    loop_.call([&] { pair_->detach(); });
+    return {};
+  }
+  void save(state::Sections&, std::string_view) const override {}
+  Result<void> restore(state::Sections&, std::string_view) override { return {}; }
+  NamedValues metrics() override { return {}; }
+
+ private:
+  EventLoop& loop_;
+  Network network_;
+  virtio::NetCounters counters_;
+  std::atomic<bool> broken_{false};
+  std::shared_ptr<virtio::QueuePair> pair_;
+};
 
 class Bench {
  public:
@@ -107,6 +172,15 @@ int run(double seconds) {
         std::move(virtio::VsockDevice::create({.cid = 3, .path = {}}, bench.loop()).value());
     const virtio::vsock::PacketHeader header{.source_cid = 9, .target_cid = 2};
     bench.run("vsock transmit", *device, {256, 256, 16}, 1, test::readable_struct(header));
+  }
+  {
+    CardPair card(bench.loop());
+    bench.run("net transmit", card, {256, 256}, 1,
+              test::readable(std::string(net::kHeaderSize + kFrame, 0)));
+  }
+  {
+    CardPair card(bench.loop());
+    bench.run("net receive", card, {256, 256}, 0, test::writable(2048));
   }
   return 0;
 }

@@ -102,6 +102,7 @@ class BlockRig {
     driver_.ask(buffers);
     EXPECT_TRUE(interrupts().wait_needs_reset());
     EXPECT_EQ(queue().used_index(), 0);
+    EXPECT_EQ(device_->deactivate()[0]->in_flight(), 0u) << "it is not back in its ring";
   }
 
  private:

@@ -56,10 +56,7 @@ BlockQueue::BlockQueue(BlockShared& shared, EventLoop& loop, std::uint16_t index
 
 void BlockQueue::start() {
   channel_ = shared_.disk->open_channel(loop_, [this] { on_ready(); });
-  // Edge-triggered: every kick is an edge, so the counter is never read.
-  const auto watched =
-      loop_.watch(kick_->fd(), EPOLLIN | EPOLLET, [this](std::uint32_t) { drain(); });
-  if (!watched) {
+  if (const auto watched = watch_kicks(loop_, *kick_, [this] { drain(); }); !watched) {
     give_up(watched.error().message());
     return;
   }
@@ -86,7 +83,7 @@ void BlockQueue::drain() {
   window_.busy(begin);
   for (;;) {
     queue_.disable_kicks();
-    const auto served = serve_available();
+    const auto turn = serve_available();
     if (broken_) return;
     channel_->commit();
     const std::uint64_t working = bytes_in_flight_;
@@ -94,22 +91,22 @@ void BlockQueue::drain() {
     const auto now = PollWindow::Clock::now();
     if (arrived_ > 0) moderation_.arrived(std::exchange(arrived_, 0), now);
     const bool is_long = now - begin >= kLongestDrain;
-    if (served == Served::all && !is_long) {
+    if (turn == Turn::empty && !is_long) {
       // What came meanwhile shares the interrupt; serve_available() bounds how much.
       if (queue_.available().value_or(0) > 0) continue;
       if (!may_wait(now)) notify();
     } else {
       notify();
     }
-    if (served == Served::throttled) return;  // the timer comes back
+    if (blocked_ == Blocked::limit) return;  // the timer comes back
     // A completion comes back.
-    if (served == Served::no_slot && free_.empty()) return;
-    if (served == Served::full && bytes_in_flight_ == working) return;
+    if (blocked_ == Blocked::slot && free_.empty()) return;
+    if (blocked_ == Blocked::room && bytes_in_flight_ == working) return;
     if (is_long) {
       kick_->signal();  // to be back after the loop's other tasks
       return;
     }
-    if (served != Served::all) continue;
+    if (turn != Turn::empty) continue;
     if (poll_for_work()) continue;
     if (queue_.unnotified() > 0) {
       look_again();
@@ -119,23 +116,18 @@ void BlockQueue::drain() {
   }
 }
 
-BlockQueue::Served BlockQueue::serve_available() {
-  for (std::uint32_t count = 0; count < kMaxBatch; ++count) {
-    // A driver that offers more than the queue holds waits for its own requests.
-    stalled_ = free_.empty() && slots_.size() >= queue_.size();
-    if (stalled_) return Served::no_slot;
-    auto chain = queue_.pop();
-    if (!chain) {
-      give_up(chain.error().message());
-      return Served::all;
-    }
-    if (!*chain) return Served::all;
-    if (const auto served = serve(std::move(**chain)); served != Served::all) return served;
-    finish_completed();
-    if (unnotified_bytes_ >= kLongCopy) return Served::some;
-    if (unnotified_bytes_ >= kNotifyBytes) notify();
-  }
-  return Served::some;
+Turn BlockQueue::serve_available() {
+  blocked_ = Blocked::no;
+  return serve_chains(
+      queue_, kMaxBatch,
+      [this] {
+        // A driver that offers more than the queue holds waits for its own requests.
+        if (free_.empty() && slots_.size() >= queue_.size()) blocked_ = Blocked::slot;
+        return blocked_ == Blocked::no;
+      },
+      [this](Chain& chain) { return serve(chain); },
+      [] { return false; },  // drain() looks again, after what it has to do
+      [this](std::string_view reason) { give_up(reason); });
 }
 
 std::uint32_t BlockQueue::take_slot() {
@@ -148,20 +140,19 @@ std::uint32_t BlockQueue::take_slot() {
   return tag;
 }
 
-BlockQueue::Served BlockQueue::serve(Chain chain) {
+Handled BlockQueue::serve(Chain& chain) {
   const std::uint32_t tag = take_slot();
   Slot& slot = slots_[tag];
   const auto request = parse_request(chain, slot.scratch);
   if (!request) {
     free_.push_back(tag);
-    give_up(request.error().message());
-    return Served::throttled;
+    return Handled::refused(request.error());
   }
   const std::uint64_t bytes = size_of(*request);
-  if (const auto may = may_start(bytes); may != Served::all) {
+  blocked_ = may_start(bytes);
+  if (blocked_ != Blocked::no) {
     free_.push_back(tag);
-    queue_.unpop(std::move(chain));
-    return may;
+    return Handled::not_yet();
   }
   ++arrived_;
   slot.chain.emplace(std::move(chain));  // its buffers stay where they are
@@ -173,15 +164,17 @@ BlockQueue::Served BlockQueue::serve(Chain chain) {
   slot.bytes = bytes;
   bytes_in_flight_ += bytes;
   if (const auto status = start_request(slot, tag, *request)) finish(tag, *status);
-  return Served::all;
+  finish_completed();
+  if (unnotified_bytes_ >= kLongCopy) return Handled::kept(kMaxBatch);  // drain() notifies
+  if (unnotified_bytes_ >= kNotifyBytes) notify();
+  return Handled::kept();
 }
 
-BlockQueue::Served BlockQueue::may_start(std::uint64_t bytes) {
+BlockQueue::Blocked BlockQueue::may_start(std::uint64_t bytes) {
   if (bytes_in_flight_ > 0 && bytes > kMaxInFlight - std::min(bytes_in_flight_, kMaxInFlight)) {
-    stalled_ = true;
-    return Served::full;
+    return Blocked::room;
   }
-  return is_throttled(bytes) ? Served::throttled : Served::all;
+  return is_throttled(bytes) ? Blocked::limit : Blocked::no;
 }
 
 // How much of the disk it is about. Segments are copied out, once: the guest may change its own.
@@ -422,7 +415,7 @@ void BlockQueue::on_ready() {
   finish_completed();
   if (broken_) return;
   notify();
-  if (stalled_) drain();
+  if (blocked_ == Blocked::slot || blocked_ == Blocked::room) drain();
 }
 
 void BlockQueue::give_up(std::string_view reason) {

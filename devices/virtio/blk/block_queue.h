@@ -25,6 +25,7 @@
 #include "devices/virtio/blk/interrupt_moderation.h"
 #include "devices/virtio/blk/poll_window.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/served_queue.h"
 #include "src/base/log.h"
 
 namespace vmm::virtio::blk {
@@ -90,12 +91,11 @@ class BlockQueue {
     int error = 0;
   };
 
-  // How far serve_available() came.
-  enum class Served : std::uint8_t { all, some, throttled, no_slot, full };
-  Served serve_available();
-  // Whether, or why not: all, throttled, full.
-  Served serve(Chain chain);
-  Served may_start(std::uint64_t bytes);
+  // What the next request waits for: a completion that frees a slot or makes room, or its time.
+  enum class Blocked : std::uint8_t { no, slot, room, limit };
+  Turn serve_available();
+  Handled serve(Chain& chain);
+  Blocked may_start(std::uint64_t bytes);
   std::uint64_t size_of(const BlockRequest& request);
   bool is_throttled(std::uint64_t bytes);
   std::optional<Status> start_request(Slot& slot, std::uint32_t tag, const BlockRequest& request);
@@ -137,8 +137,8 @@ class BlockQueue {
   bool is_awaited_ = false;    // one is done that a driver sends nothing after (a flush)
   std::optional<std::uint64_t> look_timer_;
   std::optional<std::uint64_t> throttle_timer_;
-  bool stalled_ = false;  // kicks stay off until something completes
-  bool broken_ = false;   // the device needs reset
+  Blocked blocked_ = Blocked::no;  // kicks stay off until it is over
+  bool broken_ = false;            // the device needs reset
   bool stopped_ = false;
 };
 

@@ -30,18 +30,16 @@ std::span<const iovec> without_last_byte(std::span<const iovec> buffers,
 
 }  // namespace
 
-Result<BlockRequest> parse_request(const Chain& chain, RequestScratch& scratch) {
+std::expected<BlockRequest, std::string_view> parse_request(const Chain& chain,
+                                                            RequestScratch& scratch) {
   BlockRequest request;
   const auto header = read_struct<RequestHeader>(chain.readable());
-  if (!header) {
-    return fail("a block request with {} bytes in place of the header's {}", chain.readable_size(),
-                sizeof(RequestHeader));
-  }
+  if (!header) return std::unexpected("a block request that is shorter than its header");
   std::span<const iovec> writable = chain.writable();
   while (!writable.empty() && writable.back().iov_len == 0) {
     writable = writable.first(writable.size() - 1);
   }
-  if (writable.empty()) return fail("a block request without room for its status");
+  if (writable.empty()) return std::unexpected("a block request without room for its status");
   const iovec& last = writable.back();
   request.header = *header;
   request.status = static_cast<std::byte*>(last.iov_base) + last.iov_len - 1;

@@ -5,7 +5,9 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <expected>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "devices/virtio/blk/block_format.h"
@@ -29,8 +31,9 @@ struct RequestScratch {
   std::vector<iovec> writable;
 };
 
-// Error: no room for the header or for the status, so the request cannot even be refused. The
-// spans point into `chain` and `scratch`.
-Result<BlockRequest> parse_request(const Chain& chain, RequestScratch& scratch);
+// Or why it cannot even be refused: no room for the header or for the status. The spans point into
+// `chain` and `scratch`.
+std::expected<BlockRequest, std::string_view> parse_request(const Chain& chain,
+                                                            RequestScratch& scratch);
 
 }  // namespace vmm::virtio::blk

@@ -38,12 +38,11 @@ QueuePair::QueuePair(unsigned index, PairContext context, ActiveQueue receive, A
 Result<void> QueuePair::attach(EventLoop& loop) {
   spill_ = TRY(Mapping::create(net::kMaxFrame, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
-  // Never read: an edge a kick is all that is asked for, and it spares a system call.
-  TRY(loop.watch(rx_.kick->fd(), EPOLLIN | EPOLLET, [this](std::uint32_t) {
+  TRY(watch_kicks(loop, *rx_.kick, [this] {
     rx_starved_ = false;
     run();
   }));
-  TRY(loop.watch(tx_.kick->fd(), EPOLLIN | EPOLLET, [this](std::uint32_t) {
+  TRY(watch_kicks(loop, *tx_.kick, [this] {
     tx_kicked_ = true;
     run();
   }));
@@ -140,77 +139,71 @@ void QueuePair::want_writable(bool wanted) {
   if (link_up_) (void)loop_->modify(context_.backend->fd(index_), events);
 }
 
-// Pops up to a batch of frames; false when the guest broke the rules.
-bool QueuePair::collect_transmit() {
-  while (batch_.size() < kTransmitBatch) {
-    auto popped = tx_.queue.pop();
-    if (!popped) {
-      break_device(popped.error().message());
-      return false;
-    }
-    if (!*popped) break;
-    auto& chain = **popped;
-    if (!chain.writable().empty() || chain.readable_size() < net::kHeaderSize) {
-      tx_.queue.unpop(std::move(chain));
-      break_device("a transmit chain that is no frame");
-      return false;
-    }
-    const auto size = chain.readable_size();
-    if (size < net::kMinFrame || size > net::kMaxFrame) {
-      // Chains are given back to the ring in order, so nothing may be popped behind this one.
-      unfit_ = std::move(chain);
-      break;
-    }
-    batch_.push_back(std::move(chain));
-  }
-  return true;
-}
-
 bool QueuePair::transmit() {
   if (!tx_kicked_ || !tx_writable_) return false;
-  tx_.queue.disable_kicks();
   batch_.clear();
-  frames_.clear();
-  unfit_.reset();
-  const bool intact = collect_transmit();
-  if (intact && batch_.empty() && !unfit_) {
-    // A kick comes for whatever arrives from here on.
-    tx_kicked_ = tx_.queue.enable_kicks();
-    return tx_kicked_;
+  tx_.queue.disable_kicks();
+  const auto turn = serve_chains(
+      tx_.queue, kTransmitBatch, [] { return true; },
+      [this](Chain& chain) { return collect(chain); },
+      [this] {
+        if (!batch_.empty()) return false;  // first they are sent
+        tx_kicked_ = look_once_more(tx_.queue);
+        return tx_kicked_;
+      },
+      [this](std::string_view reason) { break_device(reason); });
+  if (turn == Turn::broken) {
+    return_batch(0);
+    return false;
   }
-  std::size_t done = 0;
-  if (intact) {
-    std::uint64_t bytes = 0;
-    for (const auto& chain : batch_) frames_.push_back(chain.readable());
-    net::SendResult sent{batch_.size(), batch_.size(), net::IoState::ready};
-    if (link_up_) sent = context_.backend->send(index_, frames_);
-    if (sent.state == net::IoState::closed) {
-      lose_link();
-      sent = {batch_.size(), batch_.size(), net::IoState::ready};  // into the void
-    }
-    done = sent.done;
-    for (std::size_t i = 0; i < done; ++i) {
-      bytes += batch_[i].readable_size() - net::kHeaderSize;
-      tx_.queue.stage(std::move(batch_[i]), 0);
-    }
-    count(context_.counters->tx_packets, done - sent.refused);
-    count(context_.counters->tx_dropped, sent.refused);
-    if (sent.refused == 0) count(context_.counters->tx_bytes, bytes);
-    if (sent.state == net::IoState::blocked) {
-      tx_writable_ = false;
-      want_writable(true);
-    }
+  if (!batch_.empty()) send_batch();
+  if (tx_.queue.take_notification()) context_.interrupts->queue_used(tx_index());
+  return tx_kicked_ && tx_writable_;
+}
+
+Handled QueuePair::collect(Chain& chain) {
+  if (!chain.writable().empty() || chain.readable_size() < net::kHeaderSize) {
+    return Handled::refused("a transmit chain that is no frame");
   }
-  if (unfit_ && done == batch_.size() && intact) {
-    tx_.queue.stage(std::move(*unfit_), 0);
+  const auto size = chain.readable_size();
+  if (size < net::kMinFrame || size > net::kMaxFrame) {
+    // Chains are given back to the ring in order, so nothing may be popped behind it.
+    if (!batch_.empty()) return Handled::not_yet();
     count(context_.counters->tx_dropped, 1);
-  } else if (unfit_) {
-    tx_.queue.unpop(std::move(*unfit_));
+    return Handled::used(0);
+  }
+  batch_.push_back(std::move(chain));
+  return Handled::kept();
+}
+
+void QueuePair::send_batch() {
+  frames_.clear();
+  for (const auto& chain : batch_) frames_.push_back(chain.readable());
+  const net::SendResult all_dropped{batch_.size(), batch_.size(), net::IoState::ready};
+  auto sent = link_up_ ? context_.backend->send(index_, frames_) : all_dropped;
+  if (sent.state == net::IoState::closed) {
+    lose_link();
+    sent = all_dropped;
+  }
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < sent.done; ++i) {
+    bytes += batch_[i].readable_size() - net::kHeaderSize;
+    tx_.queue.stage(std::move(batch_[i]), 0);
+  }
+  count(context_.counters->tx_packets, sent.done - sent.refused);
+  count(context_.counters->tx_dropped, sent.refused);
+  if (sent.refused == 0) count(context_.counters->tx_bytes, bytes);
+  if (sent.state == net::IoState::blocked) {
+    tx_writable_ = false;
+    want_writable(true);
   }
   tx_.queue.publish();
-  for (std::size_t i = batch_.size(); i > done; --i) tx_.queue.unpop(std::move(batch_[i - 1]));
-  if (tx_.queue.take_notification()) context_.interrupts->queue_used(tx_index());
-  return intact && tx_writable_;
+  return_batch(sent.done);
+}
+
+// Into the ring, what was not sent.
+void QueuePair::return_batch(std::size_t from) {
+  for (std::size_t i = batch_.size(); i > from; --i) tx_.queue.unpop(std::move(batch_[i - 1]));
 }
 
 // Pops chains until a frame of any size fits, or the ring is empty; false when the guest broke the
@@ -218,40 +211,32 @@ bool QueuePair::transmit() {
 bool QueuePair::fill_receive() {
   const std::size_t wanted = std::max(wanted_, pending_);
   crowded_ = false;
-  while (mergeable_ ? capacity_ < wanted : chains_.size() == first_) {
-    auto popped = rx_.queue.pop();
-    if (!popped) {
-      break_device(popped.error().message());
-      return false;
-    }
-    if (!*popped) {
-      // Kicks are of interest only when there is nothing to go on with.
-      if (chains_.size() > first_ && pending_ == 0) return true;
-      if (!rx_.queue.enable_kicks()) {
-        rx_starved_ = true;
-        return true;
-      }
-      rx_.queue.disable_kicks();
-      continue;
-    }
-    auto& chain = **popped;
-    const std::size_t buffers = chain.writable().size();
-    const bool no_room = buffers >= net::kMaxBuffers;  // one is for spill_
-    if (!chain.readable().empty() || chain.writable_size() < net::kHeaderSize || no_room) {
-      rx_.queue.unpop(std::move(chain));
-      break_device("a receive chain that holds no frame");
-      return false;
-    }
-    if (buffers_ + buffers >= net::kMaxBuffers) {
-      rx_.queue.unpop(std::move(chain));
-      crowded_ = true;
-      return true;
-    }
-    buffers_ += buffers;
-    capacity_ += chain.writable_size();
-    chains_.push_back(std::move(chain));
+  const auto turn = serve_chains(
+      rx_.queue, kMaxQueueSize,
+      [&] { return mergeable_ ? capacity_ < wanted : chains_.size() == first_; },
+      [this](Chain& chain) { return hold(chain); },
+      [this] {
+        // Kicks are of interest only when there is nothing to go on with.
+        if (chains_.size() > first_ && pending_ == 0) return false;
+        rx_starved_ = !look_once_more(rx_.queue);
+        return !rx_starved_;
+      },
+      [this](std::string_view reason) { break_device(reason); });
+  return turn != Turn::broken;
+}
+
+Handled QueuePair::hold(Chain& chain) {
+  const std::size_t buffers = chain.writable().size();
+  const bool no_room = buffers >= net::kMaxBuffers;  // one is for spill_
+  if (!chain.readable().empty() || chain.writable_size() < net::kHeaderSize || no_room) {
+    return Handled::refused("a receive chain that holds no frame");
   }
-  return true;
+  crowded_ = buffers_ + buffers >= net::kMaxBuffers;
+  if (crowded_) return Handled::not_yet();
+  buffers_ += buffers;
+  capacity_ += chain.writable_size();
+  chains_.push_back(std::move(chain));
+  return Handled::kept();
 }
 
 net::ReceiveResult QueuePair::receive_frame() {

@@ -20,6 +20,7 @@
 
 #include "devices/backend/net/backend.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/served_queue.h"
 #include "src/base/event_loop.h"
 #include "src/base/mapping.h"
 
@@ -63,9 +64,12 @@ class QueuePair : public std::enable_shared_from_this<QueuePair> {
   void drain();
   // True when there is more to do at once.
   bool transmit();
-  bool collect_transmit();
+  Handled collect(Chain& chain);
+  void send_batch();
+  void return_batch(std::size_t from);
   bool receive();
   bool fill_receive();
+  Handled hold(Chain& chain);
   net::ReceiveResult receive_frame();
   bool place(std::size_t size);
   void deliver(std::size_t size);
@@ -91,7 +95,6 @@ class QueuePair : public std::enable_shared_from_this<QueuePair> {
   bool tx_kicked_ = true;    // the ring may hold chains
   bool tx_writable_ = true;  // the backend may take frames
   std::vector<Chain> batch_;
-  std::optional<Chain> unfit_;  // popped behind the batch, not to be sent
   std::vector<net::Frame> frames_;
 
   // Receive. Chains from first_ on are popped and not used; together they hold capacity_ bytes.

@@ -202,10 +202,9 @@ Result<void> VsockDevice::activate(Activation activation) {
 }
 
 Result<void> VsockDevice::watch_queues() {
-  // Kicks are never read: an edge each is all that is asked for.
   const auto watch = [this](std::size_t queue, auto note) -> Result<void> {
     if (!queues_[queue]) return {};
-    return loop_.watch(queues_[queue]->kick->fd(), EPOLLIN | EPOLLET, [this, note](std::uint32_t) {
+    return watch_kicks(loop_, *queues_[queue]->kick, [this, note] {
       note();
       run();
     });
@@ -612,22 +611,20 @@ std::optional<PacketHeader> VsockDevice::next_packet(std::span<const iovec> room
 void VsockDevice::send_event() {
   if (!queues_[kEvent]) return;
   auto& queue = queues_[kEvent]->queue;
-  auto popped = queue.pop();
-  // Or a kick calls again.
-  if (popped && !*popped && queue.enable_kicks()) popped = queue.pop();
-  if (!popped) return break_device(popped.error().message());
-  if (!*popped) return;
-  auto& chain = **popped;
-  const std::uint32_t event = vsock::kEventTransportReset;
-  if (!chain.readable().empty() || chain.writable_size() < sizeof event) {
-    queue.unpop(std::move(chain));
-    return break_device("an event chain that holds no event");
-  }
-  (void)copy_to_buffers(chain.writable(), 0, std::as_bytes(std::span(&event, 1)));
-  told_at_ = queue.ask_for_more();
-  queue.push(std::move(chain), sizeof event);
-  event_due_ = false;
-  if (queue.take_notification()) interrupts_->queue_used(kEvent);
+  const auto turn = serve_turn(
+      queue, 1, [] { return true; },
+      [&](const Chain& chain) {
+        const std::uint32_t event = vsock::kEventTransportReset;
+        if (!chain.readable().empty() || chain.writable_size() < sizeof event) {
+          return Handled::refused("an event chain that holds no event");
+        }
+        (void)copy_to_buffers(chain.writable(), 0, std::as_bytes(std::span(&event, 1)));
+        told_at_ = queue.ask_for_more();
+        event_due_ = false;
+        return Handled::used(sizeof event);
+      },
+      [this](std::string_view reason) { break_device(reason); });
+  if (turn != Turn::broken && queue.take_notification()) interrupts_->queue_used(kEvent);
 }
 
 }  // namespace vmm::virtio
