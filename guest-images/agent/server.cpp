@@ -25,7 +25,10 @@ constexpr std::size_t kMaxSessions = 512;
 constexpr std::size_t kMaxProcesses = 256;
 
 // Containers share the machine's vsock addresses; what they connect is not the host's.
-bool is_from_host(const sockaddr_storage& peer) {
+bool is_from_host(int connection) {
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  if (::getpeername(connection, reinterpret_cast<sockaddr*>(&peer), &size) < 0) return false;
   if (peer.ss_family != AF_VSOCK) return true;
   return reinterpret_cast<const sockaddr_vm&>(peer).svm_cid == VMADDR_CID_HOST;
 }
@@ -50,8 +53,9 @@ Server::Server(EventLoop& loop, UniqueFd listener, Places places, std::optional<
       places_(std::move(places)),
       cgroup_(std::move(cgroup)),
       patience_(patience),
-      watch_(loop, listener_.get(), [this](std::uint32_t) { accept(); }) {
-  watch_.want(EPOLLIN);
+      acceptor_(loop, listener_.get(),
+                [this](UniqueFd connection) { greet(std::move(connection)); }) {
+  (void)acceptor_.start();  // fails for want of memory only, at the start of a machine
 }
 
 // All are killed before one is waited for: the first process of a container does not end before the
@@ -63,12 +67,8 @@ Server::~Server() {
   processes_.clear();  // they speak of sessions
 }
 
-void Server::accept() {
-  sockaddr_storage peer{};
-  socklen_t size = sizeof peer;
-  UniqueFd connection(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer), &size,
-                                SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!connection || !is_from_host(peer)) return;
+void Server::greet(UniqueFd connection) {
+  if (!is_from_host(connection.get())) return;
   if (greetings_.size() == kMaxGreetings) greetings_.pop_front();
   const auto greeting = greetings_.emplace(greetings_.end());
   greeting->connection = std::move(connection);

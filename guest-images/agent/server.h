@@ -11,6 +11,7 @@
 #include "guest-images/agent/channel.h"
 #include "guest-images/agent/container.h"
 #include "guest-images/agent/process.h"
+#include "src/base/acceptor.h"
 #include "src/base/event_loop.h"
 #include "src/base/result.h"
 #include "src/base/unique_fd.h"
@@ -54,7 +55,7 @@ class Server {
   using Greetings = std::list<Greeting>;
   using Sessions = std::list<Session>;
 
-  void accept();
+  void greet(UniqueFd connection);
   void read_header(Greetings::iterator greeting);
   // Whether the connection is taken; it is echoed then.
   void take(const protocol::agent::Header& header, UniqueFd connection);
@@ -78,7 +79,7 @@ class Server {
   const Places places_;
   const std::optional<Cgroup> cgroup_;
   const FreezePatience patience_;
-  Watch watch_;
+  Acceptor acceptor_;
   Greetings greetings_;
   Sessions sessions_;
   std::map<ProcessId, std::unique_ptr<Process>> processes_;

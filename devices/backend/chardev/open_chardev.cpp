@@ -8,6 +8,7 @@
 #include "devices/backend/chardev/chardev.h"
 #include "devices/backend/chardev/log_file.h"
 #include "devices/backend/chardev/terminal.h"
+#include "src/base/acceptor.h"
 #include "src/base/unix_socket.h"
 
 namespace vmm::chardev {
@@ -72,14 +73,10 @@ class SocketConsole : public Chardev {
   static Result<std::unique_ptr<Chardev>> open(const std::string& path, EventLoop& loop) {
     auto listener = TRY(UnixListener::create(path));
     std::unique_ptr<SocketConsole> console(new SocketConsole(loop, std::move(listener)));
-    TRY(loop.watch(console->listener_.fd(), EPOLLIN,
-                   [raw = console.get()](std::uint32_t) { raw->accept_client(); }));
+    TRY(console->acceptor_.start());
     return std::unique_ptr<Chardev>(std::move(console));
   }
-  ~SocketConsole() override {
-    detach();
-    loop().forget(listener_.fd());
-  }
+  ~SocketConsole() override { detach(); }
 
  protected:
   void on_end_of_input() override {
@@ -88,10 +85,10 @@ class SocketConsole : public Chardev {
 
  private:
   SocketConsole(EventLoop& loop, UnixListener listener)
-      : Chardev(loop), listener_(std::move(listener)) {}
-  void accept_client() {
-    auto next = listener_.accept();
-    if (!next) return;
+      : Chardev(loop),
+        listener_(std::move(listener)),
+        acceptor_(loop, listener_.fd(), [this](UniqueFd next) { take_client(std::move(next)); }) {}
+  void take_client(UniqueFd next) {
     // While its input waits for the guest, nobody looks whether a client still is there.
     if (client_ && hung_up()) {
       drain_input();
@@ -110,6 +107,7 @@ class SocketConsole : public Chardev {
     client_.reset();
   }
   UnixListener listener_;
+  Acceptor acceptor_;
   UniqueFd client_;
 };
 

@@ -35,7 +35,6 @@ constexpr std::size_t kMostReplies = kRingSize;
 constexpr std::size_t kMostWaiting = 64u << 20;
 // Of the host's ends of connections that it makes.
 constexpr std::uint32_t kFirstHostPort = 1u << 30, kLastHostPort = UINT32_MAX - 1;
-constexpr auto kDescriptorPause = std::chrono::milliseconds(100);
 
 std::uint64_t key_of(ConnectionKey key) {
   return std::uint64_t{key.guest_port} << 32 | key.host_port;
@@ -168,6 +167,7 @@ void VsockDevice::exchange(std::optional<UnixListener>& listener, const std::str
   loop_.call([&] {
     if (listener_) event_due_ = true;
     drop_all();
+    acceptor_.reset();
     auto old = std::move(listener_);
     listener_.reset();
     if (listener) listener_.emplace(std::move(*listener));
@@ -187,7 +187,6 @@ Result<void> VsockDevice::activate(Activation activation) {
     queues_ = std::move(activation.queues);
     queues_.resize(kQueues);
     broken_ = false;
-    descriptors_out_ = false;
     tx_kicked_ = true;
     rx_starved_ = false;
     life_ = std::make_shared<int>();
@@ -317,15 +316,16 @@ void VsockDevice::break_device(std::string_view reason) {
 
 void VsockDevice::update_listener() {
   const bool room = connections_.size() + greetings_.size() < kMaxConnections;
-  const bool wanted = listener_ && life_ != nullptr && room && !descriptors_out_ && !is_resetting();
-  if (wanted == listening_) return;
+  const bool wanted = listener_ && life_ != nullptr && room && !is_resetting();
   if (!wanted) {
-    loop_.forget(listener_->fd());
-    listening_ = false;
+    if (acceptor_) acceptor_->stop();
     return;
   }
-  const auto result = loop_.watch(listener_->fd(), EPOLLIN, [this](std::uint32_t) { accept(); });
-  listening_ = result.has_value();
+  if (!acceptor_) {
+    acceptor_.emplace(loop_, listener_->fd(),
+                      [this](UniqueFd socket) { accept(std::move(socket)); });
+  }
+  const auto result = acceptor_->start();
   if (!result) log::error_limited(limit_, "vsock: {}", result.error().message());
 }
 
@@ -335,34 +335,15 @@ bool VsockDevice::is_resetting() const {
   return told_at_ || (event_due_ && queues_.size() == kQueues && queues_[kEvent]);
 }
 
-void VsockDevice::accept() {
-  for (std::size_t i = 0; i < kBatch && listening_; ++i) {
-    UniqueFd socket = listener_->accept();
-    if (!socket) {
-      if (errno == EMFILE || errno == ENFILE) pause_listener();
-      return;
-    }
-    const int fd = socket.get();
-    greetings_.emplace(fd, vsock::Greeting(std::move(socket)));
-    if (!loop_.watch(fd, EPOLLIN | EPOLLRDHUP, [this, fd](std::uint32_t) { greet(fd); })) {
-      greetings_.erase(fd);
-      return;
-    }
-    greet(fd);  // the line is often there already
-    update_listener();
+void VsockDevice::accept(UniqueFd socket) {
+  const int fd = socket.get();
+  greetings_.emplace(fd, vsock::Greeting(std::move(socket)));
+  if (!loop_.watch(fd, EPOLLIN | EPOLLRDHUP, [this, fd](std::uint32_t) { greet(fd); })) {
+    greetings_.erase(fd);
+    return;
   }
-}
-
-// No descriptors are left. Connections wait in the backlog; without a pause the loop would spin.
-void VsockDevice::pause_listener() {
-  descriptors_out_ = true;
+  greet(fd);  // the line is often there already
   update_listener();
-  (void)loop_.add_timer(EventLoop::Clock::now() + kDescriptorPause,
-                        [this, alive = std::weak_ptr(life_)] {
-                          if (alive.expired()) return;
-                          descriptors_out_ = false;
-                          update_listener();
-                        });
 }
 
 void VsockDevice::end_greeting(int fd) {

@@ -27,6 +27,7 @@
 #include "devices/virtio/vsock/config.h"
 #include "devices/virtio/vsock/connection.h"
 #include "devices/virtio/vsock/greeting.h"
+#include "src/base/acceptor.h"
 #include "src/base/event_loop.h"
 #include "src/base/log.h"
 #include "src/base/unix_socket.h"
@@ -91,10 +92,9 @@ class VsockDevice : public Device {
   VsockDevice(const VsockConfig& config, std::optional<UnixListener> listener, EventLoop& loop);
 
   // Host side.
-  void accept();
+  void accept(UniqueFd socket);
   void update_listener();
   bool is_resetting() const;
-  void pause_listener();
   void greet(int fd);
   void end_greeting(int fd);
   bool open(vsock::ConnectionKey key, UniqueFd socket, vsock::Connection::Origin origin);
@@ -126,8 +126,7 @@ class VsockDevice : public Device {
   std::string path_;  // written on the loop's thread, with path_mutex_, which others read with
   EventLoop& loop_;
   std::optional<UnixListener> listener_;
-  bool listening_ = false;        // the listener is watched
-  bool descriptors_out_ = false;  // this process has no descriptors left, for the moment
+  std::optional<Acceptor> acceptor_;  // of the listener, once it was to take connections
   // Begins anywhere: a restored guest may still hold ends of its original's connections, and takes
   // packets with the ports of one of them for that one's.
   std::uint32_t next_host_port_ = 0;

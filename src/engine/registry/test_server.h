@@ -75,6 +75,7 @@ class TestServer {
   void serve() {
     std::vector<std::jthread> connections;
     while (wait(listener_.get())) {
+      // check: accepted-connections allowed, of a test
       UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       connections.emplace_back([this, fd = std::move(fd)] { answer(fd.get()); });
     }

@@ -179,11 +179,9 @@ Result<void> Supervised::listen() {
   const auto file = TRY(open_file("pid", O_WRONLY | O_CREAT | O_TRUNC));
   TRY(write_all(file.get(), std::as_bytes(std::span(pid))));
   listener_.emplace(TRY(UnixListener::create("supervisor")));
-  listener_watch_ = std::make_unique<Watch>(loop_, listener_->fd(), [this](std::uint32_t) {
-    if (auto client = listener_->accept()) connect(std::move(client));
-  });
-  listener_watch_->want(EPOLLIN);
-  return {};
+  acceptor_.emplace(loop_, listener_->fd(),
+                    [this](UniqueFd client) { connect(std::move(client)); });
+  return acceptor_->start();
 }
 
 // Who connects before the guest's driver is there waits in the monitor; before the agent listens,
@@ -452,7 +450,7 @@ void Supervised::conclude() {
     // What cannot be written is repaired by the next command: the lock is free.
     const bool written = write_end().has_value();
     if (!written && !failed_code_) (void)!keep_end(".", *end_);
-    listener_watch_.reset();
+    acceptor_.reset();
     listener_.reset();
     for (const char* file : {"vsock", "control"}) (void)::unlink(file);
     if (written) (void)::unlink("pid");

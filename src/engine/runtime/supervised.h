@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "src/base/acceptor.h"
 #include "src/base/unix_socket.h"
 #include "src/engine/runtime/agent_process.h"
 #include "src/engine/runtime/container.h"
@@ -76,7 +77,7 @@ class Supervised {
   std::optional<ContainerLock> lock_;
   Container container_;
   std::optional<UnixListener> listener_;
-  std::unique_ptr<Watch> listener_watch_;
+  std::optional<Acceptor> acceptor_;
   std::list<std::unique_ptr<Session>> sessions_;
   std::optional<LogWriter> log_;
 

@@ -20,22 +20,21 @@ Result<std::unique_ptr<ControlServer>> ControlServer::create(const std::string& 
   if (!listener) return fail("control socket: {}", listener.error().message());
   std::unique_ptr<ControlServer> server(
       new ControlServer(std::move(*listener), loop, std::move(handler)));
-  TRY(loop.watch(server->listener_.fd(), EPOLLIN,
-                 [raw = server.get()](std::uint32_t) { raw->accept(); }));
+  TRY(server->acceptor_.start());
   return server;
 }
 
 ControlServer::ControlServer(UnixListener listener, EventLoop& loop, Handler handler)
-    : listener_(std::move(listener)), loop_(loop), handler_(std::move(handler)) {}
+    : listener_(std::move(listener)),
+      loop_(loop),
+      acceptor_(loop, listener_.fd(), [this](UniqueFd socket) { take(std::move(socket)); }),
+      handler_(std::move(handler)) {}
 
 ControlServer::~ControlServer() {
   for (const auto& [id, client] : clients_) loop_.forget(client.socket.get());
-  loop_.forget(listener_.fd());
 }
 
-void ControlServer::accept() {
-  auto socket = listener_.accept();
-  if (!socket) return;
+void ControlServer::take(UniqueFd socket) {
   if (clients_.size() >= kMaxClients) make_room();
   const auto id = next_id_++;
   const auto watched = loop_.watch(socket.get(), EPOLLIN,

@@ -17,6 +17,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "src/base/acceptor.h"
 #include "src/base/event_loop.h"
 #include "src/base/result.h"
 #include "src/base/unix_socket.h"
@@ -83,7 +84,7 @@ class ControlServer {
     bool serving = false;    // in serve_lines(): what is answered at once is sent after it
   };
   ControlServer(UnixListener listener, EventLoop& loop, Handler handler);
-  void accept();
+  void take(UniqueFd socket);
   void make_room();
   void on_client(std::uint64_t id, std::uint32_t events);
   void read(Client& client);
@@ -103,6 +104,7 @@ class ControlServer {
 
   UnixListener listener_;
   EventLoop& loop_;
+  Acceptor acceptor_;
   const Handler handler_;
   std::unordered_map<std::uint64_t, Client> clients_;  // by id: descriptors are used again
   std::uint64_t next_id_ = 1;
