@@ -20,6 +20,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "src/user_net/accept_pause.h"
 #include "src/user_net/bytes.h"
 #include "src/user_net/packet.h"
 
@@ -204,6 +205,9 @@ void Gateway::run(int machine) {
 
 void Gateway::fill_polls(std::uint32_t& timeout_ms) {
   polls_.clear();
+  if (const auto pause = AcceptPause::own().turn(now_ms()); pause >= 0) {
+    timeout_ms = std::min(timeout_ms, static_cast<std::uint32_t>(pause));
+  }
   const auto link_events = static_cast<short>(link_.congested() ? POLLIN | POLLOUT : POLLIN);
   polls_.push_back({link_.fd(), link_events, 0});
   polls_.push_back({machine_, POLLIN, 0});
@@ -239,7 +243,7 @@ int Gateway::add_poll(int fd, int events) {
     if ((events & SLIRP_POLL_PRI) != 0) wanted |= POLLPRI;
   }
   // Errors and the end would be reported in any case, and libslirp reads then.
-  polls_.push_back({wanted == 0 ? -1 : fd, wanted, 0});
+  polls_.push_back({wanted == 0 || AcceptPause::own().covers(fd) ? -1 : fd, wanted, 0});
   return static_cast<int>(polls_.size()) - 1;
 }
 

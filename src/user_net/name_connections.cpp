@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "src/user_net/accept_pause.h"
 #include "src/user_net/bytes.h"
 #include "src/user_net/offload.h"
 
@@ -107,7 +108,10 @@ std::span<const std::byte> NameConnections::answer(std::span<const std::byte> fr
 }
 
 void NameConnections::add_polls(std::vector<pollfd>& polls, std::int64_t now_ms) {
-  for (const auto& door : doors_) polls.push_back({door.listener.get(), POLLIN, 0});
+  for (const auto& door : doors_) {
+    const int listener = door.listener.get();
+    polls.push_back({AcceptPause::own().covers(listener) ? -1 : listener, POLLIN, 0});
+  }
   const auto add = [&](const UniqueFd& socket, const Direction& from, const Direction& to,
                        bool reads) {
     short events = 0;

@@ -7,6 +7,8 @@
 #include <array>
 #include <string>
 
+#include "src/base/no_descriptors_for_test.h"
+#include "src/user_net/accept_pause.h"
 #include "src/user_net/bytes.h"
 #include "src/user_net/packets_for_test.h"
 
@@ -182,6 +184,23 @@ TEST_F(NameConnectionsTest, AServerOfIpv6AnswersWhereTheFirstDoesNot) {
 
 TEST_F(NameConnectionsTest, WithoutAServerThatAnswersItEnds) {
   const auto guest = connect();
+  while (!is_closed(guest) && turn()) {
+  }
+  EXPECT_TRUE(is_closed(guest));
+}
+
+TEST_F(NameConnectionsTest, WithoutDescriptorsAConnectionWaits) {
+  const auto guest = connect();
+  {
+    const vmm::test::NoDescriptors none;
+    ASSERT_TRUE(turn());
+    EXPECT_EQ(AcceptPause::own().turn(1000), AcceptPause::kMs);
+    EXPECT_FALSE(turn(0, 0)) << "it is tried again at once";
+    EXPECT_EQ(AcceptPause::own().turn(1001), AcceptPause::kMs - 1);
+  }
+  EXPECT_LT(AcceptPause::own().turn(1000 + AcceptPause::kMs), 0);
+  ASSERT_TRUE(turn());
+  // It was taken, and ends as nobody answers.
   while (!is_closed(guest) && turn()) {
   }
   EXPECT_TRUE(is_closed(guest));

@@ -2,12 +2,16 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "devices/backend/net/user_network_for_test.h"
 #include "src/base/child.h"
@@ -149,6 +153,47 @@ TEST_F(UserNetworkTest, AFloodOfPortsIsBounded) {
     EXPECT_EQ(descriptors_of("self"), here);
     EXPECT_EQ(descriptors_of(process), there);
   }
+}
+
+// The most that another process may have.
+rlimit limit_of(pid_t process, const rlimit* wanted = nullptr) {
+  rlimit before{};
+  EXPECT_EQ(::prlimit(process, RLIMIT_NOFILE, wanted, &before), 0);
+  return before;
+}
+
+rlim_t lowest_free_descriptor(pid_t process) {
+  rlim_t number = 0;
+  while (std::filesystem::is_symlink(fmt::format("/proc/{}/fd/{}", process, number))) ++number;
+  return number;
+}
+
+std::chrono::nanoseconds work_of(pid_t process) {
+  clockid_t clock{};
+  timespec time{};
+  EXPECT_EQ(::clock_getcpuclockid(process, &clock), 0);
+  EXPECT_EQ(::clock_gettime(clock, &time), 0);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+TEST_F(UserNetworkTest, WithoutDescriptorsAConnectionWaits) {
+  using std::chrono::milliseconds;
+  const auto port = free_port();
+  user_net::Config config;
+  config.forwards = {{.host_port = port, .guest_port = 80}};
+  start(config);
+  const auto process = network_->process();
+  auto limit = limit_of(process);
+  const auto most = std::exchange(limit.rlim_cur, lowest_free_descriptor(process));
+  limit_of(process, &limit);
+  const auto client = call(port);
+  ASSERT_TRUE(client);
+  const auto before = work_of(process);
+  std::this_thread::sleep_for(milliseconds(500));
+  EXPECT_LT(work_of(process) - before, milliseconds(100)) << "it is tried again and again";
+  limit.rlim_cur = most;
+  limit_of(process, &limit);
+  EXPECT_NE(take_call(80), 0);
 }
 
 // The descriptors of the guest's connections are not those of ports.
