@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "src/base/helper_program.h"
@@ -189,20 +190,16 @@ class UserNetwork::OpenPorts : public PortChange {
 
   // A process that is gone gets them when it is started again.
   Result<void> make() override {
-    for (std::size_t i = 0; i < added_.size(); ++i) {
-      const auto asked = network_.ask(added_[i].port, added_[i].socket.get());
-      if (asked && *asked == Asked::done) continue;
-      if (asked) break;
-      while (i-- > 0) (void)network_.ask(added_[i].port, -1);
+    const auto added = std::exchange(added_, {});  // whatever comes, here none stays open
+    for (std::size_t i = 0; i < added.size(); ++i) {
+      const auto asked = network_.ask(added[i].port, added[i].socket.get());
+      if (asked && *asked == Asked::gone) break;
+      if (asked) continue;
+      while (i-- > 0) withdraw(added[i].port);
       return std::unexpected(asked.error());
     }
-    for (const auto& port : gone_) {
-      const auto asked = network_.ask(port, -1);
-      if (!asked) return std::unexpected(asked.error());
-      if (*asked == Asked::gone) break;
-    }
+    for (const auto& port : gone_) withdraw(port);
     network_.config_.forwards = std::move(wanted_);
-    added_.clear();
     return {};
   }
 
@@ -211,6 +208,12 @@ class UserNetwork::OpenPorts : public PortChange {
     HostForward port;
     UniqueFd socket;
   };
+  // A process that does not close one is ended: that which follows it publishes those of the
+  // configuration, and no others.
+  void withdraw(const HostForward& port) const {
+    if (!network_.ask(port, -1)) network_.process_->kill();
+  }
+
   UserNetwork& network_;
   std::vector<HostForward> wanted_, gone_;
   std::vector<Added> added_;

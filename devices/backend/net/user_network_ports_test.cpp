@@ -25,6 +25,21 @@ std::uint16_t free_port(int type = SOCK_STREAM) {
   return port;
 }
 
+// The most that another process may have.
+rlimit limit_of(pid_t process, const rlimit* wanted = nullptr) {
+  rlimit before{};
+  EXPECT_EQ(::prlimit(process, RLIMIT_NOFILE, wanted, &before), 0);
+  return before;
+}
+
+// The number of the descriptor that it gets after `count` others.
+rlim_t free_descriptor(pid_t process, unsigned count) {
+  for (rlim_t number = 0;; ++number) {
+    const auto file = fmt::format("/proc/{}/fd/{}", process, number);
+    if (!std::filesystem::is_symlink(file) && count-- == 0) return number;
+  }
+}
+
 TEST_F(UserNetworkTest, APortIsPublishedWhileAConnectionGoesOn) {
   const auto first = free_port(), second = free_port();
   user_net::Config config;
@@ -108,6 +123,54 @@ TEST_F(UserNetworkTest, WhatCannotBePublishedChangesNothing) {
   EXPECT_TRUE(call(kept));
 }
 
+// The first of two is published when the network process has no descriptor for the second.
+TEST_F(UserNetworkTest, WhatFailsInTheMiddleLeavesNothing) {
+  const auto kept = free_port(), first = free_port(), second = free_port();
+  start({});
+  const auto keep = fmt::format("tcp::{}-:80", kept);
+  ASSERT_TRUE(set_ports({keep}));
+  const auto process = network_->process();
+  auto limit = limit_of(process);
+  // Each comes as one, and is listened at by another one, which stays.
+  limit.rlim_cur = limit.rlim_max = free_descriptor(process, 2);
+  limit_of(process, &limit);
+  const auto change = network_->prepare_ports(
+      {user_net::HostForward::parse(fmt::format("tcp::{}-:81", first)).value(),
+       user_net::HostForward::parse(fmt::format("tcp::{}-:82", second)).value()});
+  ASSERT_TRUE(change);
+  const auto made = (*change)->make();
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message(),
+            fmt::format("cannot publish tcp port {} of 127.0.0.1: Too many open files", second));
+  EXPECT_FALSE(call(first));
+  EXPECT_FALSE(call(second));
+  EXPECT_EQ(network_->ports(), (std::vector{fmt::format("tcp:127.0.0.1:{}-:80", kept)}));
+  EXPECT_TRUE(call(kept));
+}
+
+// Two changes of the same ports: what the first closed, the second finds closed.
+TEST_F(UserNetworkTest, AProcessThatDoesNotCloseAPortIsReplaced) {
+  const auto old = free_port(), first = free_port(), second = free_port();
+  start({});
+  ASSERT_TRUE(set_ports({fmt::format("tcp::{}-:80", old)}));
+  const auto prepare = [&](std::uint16_t port) {
+    const auto wanted = user_net::HostForward::parse(fmt::format("tcp::{}-:81", port)).value();
+    return std::move(network_->prepare_ports({wanted}).value());
+  };
+  const auto one = prepare(first), two = prepare(second);
+  ASSERT_TRUE(one->make());
+  EXPECT_TRUE(call(first));
+  ASSERT_TRUE(two->make());
+  while (receive()) {
+  }
+  ASSERT_EQ(network_->process(), 0) << "it goes on with a port that nobody knows of";
+  ASSERT_TRUE(network_->reopen());
+  EXPECT_FALSE(call(old));
+  EXPECT_FALSE(call(first));
+  EXPECT_TRUE(call(second));
+  EXPECT_EQ(network_->ports(), (std::vector{fmt::format("tcp:127.0.0.1:{}-:81", second)}));
+}
+
 TEST_F(UserNetworkTest, PortsOfBeforeAndAfterADeathArePublishedAgain) {
   const auto first = free_port(), second = free_port();
   start({});
@@ -155,19 +218,6 @@ TEST_F(UserNetworkTest, AFloodOfPortsIsBounded) {
   }
 }
 
-// The most that another process may have.
-rlimit limit_of(pid_t process, const rlimit* wanted = nullptr) {
-  rlimit before{};
-  EXPECT_EQ(::prlimit(process, RLIMIT_NOFILE, wanted, &before), 0);
-  return before;
-}
-
-rlim_t lowest_free_descriptor(pid_t process) {
-  rlim_t number = 0;
-  while (std::filesystem::is_symlink(fmt::format("/proc/{}/fd/{}", process, number))) ++number;
-  return number;
-}
-
 std::chrono::nanoseconds work_of(pid_t process) {
   clockid_t clock{};
   timespec time{};
@@ -184,7 +234,7 @@ TEST_F(UserNetworkTest, WithoutDescriptorsAConnectionWaits) {
   start(config);
   const auto process = network_->process();
   auto limit = limit_of(process);
-  const auto most = std::exchange(limit.rlim_cur, lowest_free_descriptor(process));
+  const auto most = std::exchange(limit.rlim_cur, free_descriptor(process, 0));
   limit_of(process, &limit);
   const auto client = call(port);
   ASSERT_TRUE(client);
