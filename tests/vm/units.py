@@ -7,7 +7,7 @@ from harness.programs import cases
 def taps_and_vhost(t):
     cases(t, "devices/virtio/net/virtio_net_test", "Tap*",
           ["TapTest.ErrorsNameTheTap", "TapDeviceTest.SeveralPairs", "TapDeviceTest.VhostServesTheQueues",
-           "TapDeviceTest.VhostFindsBrokenRings"])
+           "TapDeviceTest.VhostFindsBrokenRings", "TapDeviceTest.VhostWithoutItsTapNeedsNoReset"])
 
 
 @test(only="x86_64")

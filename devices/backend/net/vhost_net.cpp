@@ -67,7 +67,7 @@ Result<std::unique_ptr<VhostNet>> VhostNet::open(unsigned pairs) {
     devices.push_back(std::move(fd));
   }
   auto error = TRY(EventFd::create());
-  return std::unique_ptr<VhostNet>(new VhostNet(std::move(devices), std::move(error), features));
+  return std::make_unique<VhostNet>(std::move(devices), std::move(error), features);
 }
 
 Result<void> VhostNet::start(const GuestMemory& memory, std::uint64_t features,
@@ -76,25 +76,18 @@ Result<void> VhostNet::start(const GuestMemory& memory, std::uint64_t features,
   const auto bytes = memory_table(memory);
   const auto& table = *reinterpret_cast<const vhost_memory*>(bytes.data());
   for (unsigned pair = 0; pair < devices_.size() && pair < pairs.size(); ++pair) {
-    if (!pairs[pair]) continue;
-    if (auto result = start_pair(pair, table, memory, features, *pairs[pair]); !result) {
-      for (unsigned i = 0; i < pair; ++i) set_backend(i, VHOST_FILE_UNBIND);
-      return result;
-    }
+    if (pairs[pair]) TRY(start_pair(pair, table, memory, features, *pairs[pair]));
   }
   // Only now may the kernel look at the rings.
   for (unsigned pair = 0; pair < devices_.size() && pair < pairs.size(); ++pair) {
     if (!pairs[pair]) continue;
+    running_[pair] = true;
     for (unsigned index = 0; index < 2; ++index) {
       const vhost_vring_file file{index, tap.fd(pair)};
       if (::ioctl(devices_[pair].get(), VHOST_NET_SET_BACKEND, &file) < 0) {
-        auto error = fail_errno("vhost-net does not take queue {} of the tap", pair);
-        for (unsigned i = 0; i <= pair; ++i) set_backend(i, VHOST_FILE_UNBIND);
-        running_.assign(running_.size(), false);
-        return error;
+        return fail_errno("vhost-net does not take queue {} of the tap", pair);
       }
     }
-    running_[pair] = true;
   }
   return {};
 }
@@ -143,19 +136,15 @@ Result<void> VhostNet::set_ring(unsigned pair, unsigned index, const GuestMemory
   return {};
 }
 
-void VhostNet::set_backend(unsigned pair, int fd) const {
-  for (unsigned index = 0; index < 2; ++index) {
-    const vhost_vring_file file{index, fd};
-    // Unbinding does not fail for a device that this process owns.
-    (void)::ioctl(devices_[pair].get(), VHOST_NET_SET_BACKEND, &file);
-  }
-}
-
 void VhostNet::stop(const GuestMemory& memory, std::span<virtio::Queue* const> queues) {
   for (unsigned pair = 0; pair < devices_.size(); ++pair) {
     if (!running_[pair]) continue;
-    set_backend(pair, VHOST_FILE_UNBIND);
     running_[pair] = false;
+    for (unsigned index = 0; index < 2; ++index) {
+      const vhost_vring_file nothing{index, VHOST_FILE_UNBIND};
+      // Does not fail for a device that this process owns.
+      (void)::ioctl(devices_[pair].get(), VHOST_NET_SET_BACKEND, &nothing);
+    }
     for (unsigned index = 0; index < 2; ++index) {
       const std::size_t at = std::size_t{2} * pair + index;
       if (at >= queues.size() || queues[at] == nullptr) continue;

@@ -36,16 +36,18 @@ class VhostNet {
 
   // The error says what the host lacks: /dev/vhost-net, or the permission to open it.
   static Result<std::unique_ptr<VhostNet>> open(unsigned pairs);
+  // `devices`: of vhost-net, one a pair, owned by this process; `features`: of all of them.
+  VhostNet(std::vector<UniqueFd> devices, EventFd error, std::uint64_t features);
   ~VhostNet();
 
   // Virtio features that the kernel can serve; a device offers no ring feature beyond them.
   std::uint64_t features() const { return features_; }
-  // Serves `pairs` (empty where the driver did not enable one) through the queues of `tap`.
-  // An error leaves nothing running.
+  // Serves `pairs` (empty where the driver did not enable one) through the queues of `tap`. After
+  // an error stop() takes back what ran already.
   Result<void> start(const GuestMemory& memory, std::uint64_t features,
                      std::span<const std::optional<RingPair>> pairs, const NetBackend& tap);
-  // Takes the rings back; `queues` are receive and transmit of each pair, null for those that did
-  // not run.
+  // Takes the rings back; `queues` are receive and transmit of each pair, null for those that the
+  // driver did not enable.
   void stop(const GuestMemory& memory, std::span<virtio::Queue* const> queues);
 
   // Signalled when the kernel found a ring broken: the device needs reset.
@@ -53,11 +55,9 @@ class VhostNet {
   bool consume_error() const { return error_.consume(); }
 
  private:
-  VhostNet(std::vector<UniqueFd> devices, EventFd error, std::uint64_t features);
   Result<void> start_pair(unsigned pair, const vhost_memory& table, const GuestMemory& memory,
                           std::uint64_t features, const RingPair& rings);
   Result<void> set_ring(unsigned pair, unsigned index, const GuestMemory& memory, const Ring& ring);
-  void set_backend(unsigned pair, int fd) const;
 
   std::vector<UniqueFd> devices_;  // one a pair
   std::vector<bool> running_;

@@ -334,11 +334,8 @@ Result<void> NetDevice::start_serving(bool resumed) {
     }
   }
   pairs_[0].worker = TRY(Worker::start(parts_.name));
-  if (parts_.vhost) {
-    TRY(start_vhost());
-  } else {
-    TRY(start_pair(0));
-  }
+  if (parts_.vhost) start_vhost();
+  if (!parts_.vhost) TRY(start_pair(0));
   if (const int notice = parts_.backend->notice_fd(); notice >= 0) {
     TRY(call_result(*pairs_[0].worker, [&] {
       return pairs_[0].worker->loop().watch(
@@ -417,7 +414,19 @@ bool NetDevice::set_offloads(std::uint64_t features) {
   return false;
 }
 
-Result<void> NetDevice::start_vhost() {
+// A driver that is told to reset its device because of the host may reset it for ever, and Linux
+// does not at all.
+void NetDevice::start_vhost() {
+  const auto started = try_vhost();
+  if (started) return;
+  stop_vhost();
+  log::warn_limited(limit_, "{}: {}: its queues are served by vmm itself", parts_.name,
+                    started.error().message());
+  parts_.vhost.reset();
+  has_vhost_ = false;
+}
+
+Result<void> NetDevice::try_vhost() {
   std::vector<std::optional<net::VhostNet::RingPair>> rings(max_pairs());
   auto& loop = pairs_[0].worker->loop();
   const auto call_fd = [&](std::uint16_t queue) -> Result<int> {
@@ -440,12 +449,12 @@ Result<void> NetDevice::start_vhost() {
         .receive = {&pair.receive->queue, pair.receive->kick->fd(), TRY(call_fd(receive))},
         .transmit = {&pair.transmit->queue, pair.transmit->kick->fd(), TRY(call_fd(transmit))}};
   }
-  TRY(call_result(*pairs_[0].worker, [&] {
+  TRY(parts_.vhost->start(memory_, features_, rings, *parts_.backend));
+  return call_result(*pairs_[0].worker, [&] {
     return loop.watch(parts_.vhost->error_fd(), EPOLLIN, [this](std::uint32_t) {
       if (parts_.vhost->consume_error()) break_device("vhost-net found a broken ring");
     });
-  }));
-  return parts_.vhost->start(memory_, features_, rings, *parts_.backend);
+  });
 }
 
 void NetDevice::stop_vhost() {

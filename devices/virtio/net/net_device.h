@@ -1,5 +1,6 @@
 // NetDevice: the virtio network device (virtio 1.2, 5.1) over a backend, with one worker a queue
-// pair; or over vhost-net, where the host's kernel serves the pairs and only commands come here.
+// pair; or over vhost-net, where the host's kernel serves the pairs and only commands come here. A
+// kernel that does not take the rings is done without: they are served here from then on.
 //
 //   auto device = TRY(NetDevice::create(config, "net0", memory));
 //   ...                                // everything else of a machine's start
@@ -103,7 +104,8 @@ class NetDevice : public Device {
   std::vector<std::optional<Queue>> stop_serving();
   Result<void> start_pair(unsigned index);
   void stop_pair(unsigned index);
-  Result<void> start_vhost();
+  void start_vhost();
+  Result<void> try_vhost();
   void stop_vhost();
   Result<void> start_control();
   bool set_pairs(unsigned pairs);

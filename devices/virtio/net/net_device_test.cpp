@@ -1,5 +1,6 @@
 #include "devices/virtio/net/net_device.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -46,7 +47,7 @@ class NetDeviceTest : public ::testing::Test {
  protected:
   void SetUp() override { SetUpOver<net::SocketBackend>(); }
   template <typename Backend>
-  void SetUpOver() {
+  void SetUpOver(std::unique_ptr<net::VhostNet> vhost = nullptr) {
     int ends[2];
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
     network_ = UniqueFd(ends[1]);
@@ -59,7 +60,7 @@ class NetDeviceTest : public ::testing::Test {
                          .mac = net::MacAddress::parse("52:54:00:12:34:56").value(),
                          .mtu = std::nullopt,
                          .backend = std::move(backend),
-                         .vhost = nullptr},
+                         .vhost = std::move(vhost)},
         ram_.memory());
   }
   void TearDown() override {
@@ -163,6 +164,27 @@ TEST_F(NetDeviceTest, TransmitsLargeSegmentsWithTheirHeaders) {
                     readable(frame.substr(1000, 32000)), readable(frame.substr(33000))});
   tx_.kick();
   EXPECT_EQ(from_device(), header_bytes(header) + frame);
+}
+
+// As the host's kernel takes no queue of a tap that somebody has removed.
+TEST_F(NetDeviceTest, ServesWhatVhostDoesNotTake) {
+  std::vector<UniqueFd> devices;
+  devices.push_back(open_file("/dev/null", O_RDWR).value());  // knows none of the requests
+  SetUpOver<net::SocketBackend>(std::make_unique<net::VhostNet>(
+      std::move(devices), std::move(EventFd::create().value()), kFeatureEventIdx));
+  EXPECT_TRUE(device_->statistics().vhost);
+  activate(kBase | kFeatureEventIdx);
+  EXPECT_FALSE(device_->statistics().vhost);
+  tx_.add({readable(header_bytes() + frame_of(60))});
+  tx_.kick();
+  EXPECT_EQ(from_device(), header_bytes() + frame_of(60));
+  const auto head = rx_.add({writable(2000)});
+  rx_.kick();
+  to_device(frame_of(90));
+  ASSERT_TRUE(rx_.wait_used());
+  EXPECT_EQ(rx_.text(head, 0).substr(kHeaderSize, 90), frame_of(90));
+  EXPECT_EQ(device_->statistics().rx_packets, 1u);
+  EXPECT_FALSE(interrupts_.is_reset_needed()) << interrupts_.reason();
 }
 
 TEST_F(NetDeviceTest, KeepsOrderOverManyFrames) {

@@ -118,6 +118,9 @@ bool is_arp_reply(const std::string& frame) {
   return frame.substr(12, 2) == "\x08\x06" && frame[21] == 2 && frame.substr(0, 6) == kGuestMac;
 }
 
+constexpr std::uint64_t kFeatures =
+    virtio_net::kMrgRxbuf | virtio_net::kStatus | virtio_net::kCtrlVq | kFeatureEventIdx;
+
 // A guest's driver with `pairs` queue pairs over a device that `config` names.
 struct Guest {
   Guest(const NetConfig& config, std::uint64_t features, unsigned pairs = 1) {
@@ -139,6 +142,15 @@ struct Guest {
   }
   ~Guest() {
     if (device) (void)device->deactivate();
+  }
+  Result<void> activate_again(std::vector<std::optional<Queue>> positions) {
+    Activation again;
+    again.features = kFeatures | kFeatureVersion1;
+    again.interrupts = &interrupts;
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      again.queues.push_back(ActiveQueue{std::move(*positions[i]), &raw[i]->kick_fd()});
+    }
+    return device->activate(std::move(again));
   }
   void send(const std::string& frame, unsigned pair = 0) {
     queues[2 * pair + 1]->add({readable(std::string(sizeof(Header), 0) + frame)});
@@ -171,9 +183,6 @@ NetConfig tap_config(const std::string& name, VhostMode vhost = VhostMode::off) 
   config.vhost = vhost;
   return config;
 }
-
-constexpr std::uint64_t kFeatures =
-    virtio_net::kMrgRxbuf | virtio_net::kStatus | virtio_net::kCtrlVq | kFeatureEventIdx;
 
 TEST(TapTest, ErrorsNameTheTap) {
   in_namespace([] {
@@ -288,23 +297,28 @@ TEST(TapDeviceTest, FloodsAreServed) {
   });
 }
 
+// As somebody on the host does.
+void delete_tap(const char* name) {
+  const UniqueFd netlink(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0));
+  struct {
+    std::uint32_t length = 32;
+    std::uint16_t type = 17;  // RTM_DELLINK
+    std::uint16_t flags = 1;
+    std::uint32_t sequence = 0, port = 0;
+    std::uint8_t family = 0, pad = 0;
+    std::uint16_t device = 0;
+    std::uint32_t index = 0, link_flags = 0, change = 0;
+  } message;
+  message.index = ::if_nametoindex(name);
+  ASSERT_EQ(::send(netlink.get(), &message, sizeof message, 0), ssize_t{sizeof message});
+}
+
 TEST(TapDeviceTest, TheLinkGoesDownWithTheTap) {
   in_namespace([] {
     ASSERT_TRUE(make_tap("doomed", IFF_MULTI_QUEUE));
     Guest guest(tap_config("doomed"), kFeatures);
     guest.expect_arp_answer();
-    const int netlink = ::socket(AF_NETLINK, SOCK_RAW, 0);
-    struct {
-      std::uint32_t length = 32;
-      std::uint16_t type = 17;  // RTM_DELLINK
-      std::uint16_t flags = 1;
-      std::uint32_t sequence = 0, port = 0;
-      std::uint8_t family = 0, pad = 0;
-      std::uint16_t device = 0;
-      std::uint32_t index = 0, link_flags = 0, change = 0;
-    } message;
-    message.index = ::if_nametoindex("doomed");
-    ASSERT_EQ(::send(netlink, &message, sizeof message, 0), ssize_t{sizeof message});
+    delete_tap("doomed");
     EXPECT_TRUE(guest.interrupts.wait_config_changed());
     EXPECT_FALSE(guest.device->statistics().link_up);
   });
@@ -364,14 +378,24 @@ TEST(TapDeviceTest, VhostServesTheQueues) {
     EXPECT_EQ(queues[0]->next_avail(), 2);
     EXPECT_EQ(queues[0]->next_used(), 2);
     EXPECT_EQ(queues[1]->next_avail(), 1);
-    Activation again;
-    again.features = kFeatures | kFeatureVersion1;
-    again.interrupts = &guest.interrupts;
-    for (std::size_t i = 0; i < queues.size(); ++i) {
-      again.queues.push_back(ActiveQueue{std::move(*queues[i]), &guest.raw[i]->kick_fd()});
-    }
-    ASSERT_TRUE(guest.device->activate(std::move(again)));
+    ASSERT_TRUE(guest.activate_again(std::move(queues)));
     guest.expect_arp_answer();
+  });
+}
+
+// Its driver finds the link down, as it does without vhost.
+TEST(TapDeviceTest, VhostWithoutItsTapNeedsNoReset) {
+  if (::access("/dev/vhost-net", R_OK | W_OK) != 0) GTEST_SKIP() << "no /dev/vhost-net here";
+  in_namespace([] {
+    ASSERT_TRUE(make_tap("doomed", IFF_MULTI_QUEUE));
+    Guest guest(tap_config("doomed", VhostMode::on), kFeatures);
+    delete_tap("doomed");
+    ASSERT_TRUE(guest.activate_again(guest.device->deactivate()));
+    EXPECT_FALSE(guest.device->statistics().vhost);
+    EXPECT_FALSE(guest.device->statistics().link_up);
+    guest.send(arp_request());
+    EXPECT_TRUE(guest.queues[1]->wait_used()) << "dropped";
+    EXPECT_FALSE(guest.interrupts.is_reset_needed()) << guest.interrupts.reason();
   });
 }
 
