@@ -18,10 +18,15 @@ using Made = Result<std::unique_ptr<virtio::Device>>;
 
 using SlotState = DeviceKind::Slots::State;
 
-// What a slot has would be told to be another process's.
+// What a slot has would be told to be another process's. Its own name is refused before a file is
+// looked at.
 bool is_same_file(const std::string& path, const std::string& other) {
   std::error_code error;
-  return path == other || std::filesystem::equivalent(path, other, error);
+  return std::filesystem::equivalent(path, other, error);
+}
+
+std::unexpected<Error> in_the_slot(const std::string& disk) {
+  return fail("disk '{}' is in the slot already: detach it first", disk);
 }
 
 constexpr DeviceKind::Slots kDiskSlots = {
@@ -43,17 +48,19 @@ constexpr DeviceKind::Slots kDiskSlots = {
             given.path);
       }
       auto& disk = config.disks[index];
-      if (!disk.read_only && !disk.is_empty() && is_same_file(given.path, disk.path)) {
-        return fail("disk '{}' is in the slot already: detach it first", given.path);
+      if (!disk.read_only && !disk.is_empty() && given.path == disk.path) {
+        return in_the_slot(given.path);
       }
       disk = TRY(disk::fill_slot(disk, given));
       return {};
     },
     .clear = [](MachineConfig& config,
                 std::size_t index) { config.disks[index] = disk::empty_slot(config.disks[index]); },
-    .prepare = [](const MachineConfig& config, std::size_t index,
+    .prepare = [](const MachineConfig& before, const MachineConfig& config, std::size_t index,
                   virtio::Device& device) -> Result<std::unique_ptr<virtio::SlotChange>> {
-      return static_cast<virtio::BlockDevice&>(device).prepare(config.disks[index]);
+      const auto &old = before.disks[index], &disk = config.disks[index];
+      if (!old.read_only && is_same_file(disk.path, old.path)) return in_the_slot(disk.path);
+      return static_cast<virtio::BlockDevice&>(device).prepare(disk);
     },
     .prepare_resize = [](const MachineConfig& config, std::size_t index, virtio::Device& device,
                          std::uint64_t size) -> Result<std::unique_ptr<virtio::SlotChange>> {
@@ -134,8 +141,10 @@ constexpr DeviceKind::Slots kNetSlots = {
     },
     .clear = [](MachineConfig& config,
                 std::size_t index) { config.nets[index] = virtio::unplug(config.nets[index]); },
-    .prepare = [](const MachineConfig& config, std::size_t index, virtio::Device& device)
-        -> Change { return static_cast<virtio::NetDevice&>(device).prepare(config.nets[index]); },
+    .prepare = [](const MachineConfig&, const MachineConfig& config, std::size_t index,
+                  virtio::Device& device) -> Change {
+      return static_cast<virtio::NetDevice&>(device).prepare(config.nets[index]);
+    },
     .ports = &kNetPorts,
 };
 
@@ -152,14 +161,15 @@ constexpr DeviceKind::Slots kVsockSlots = {
       if (given.cid != virtio::VsockConfig().cid && given.cid != config.vsock->cid) {
         return fail("the guest's address is {}, and stays", config.vsock->cid);
       }
-      if (is_same_file(given.path, config.vsock->path)) {
+      if (given.path == config.vsock->path) {
         return fail("vsock has the socket '{}' already: detach it first", given.path);
       }
       config.vsock->path = given.path;
       return {};
     },
     .clear = [](MachineConfig& config, std::size_t) { config.vsock->path.clear(); },
-    .prepare = [](const MachineConfig& config, std::size_t, virtio::Device& device) -> Change {
+    .prepare = [](const MachineConfig&, const MachineConfig& config, std::size_t,
+                  virtio::Device& device) -> Change {
       return static_cast<virtio::VsockDevice&>(device).prepare(*config.vsock);
     },
 };

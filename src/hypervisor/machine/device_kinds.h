@@ -51,12 +51,13 @@ struct DeviceKind {
     enum class State : std::uint8_t { fixed, empty, filled };
     std::string_view how_to_be_one;  // for a message
     State (*state)(const MachineConfig& config, std::size_t index);
-    // What the configuration says then; nothing is opened. `attachment`: the keys of the option, or
-    // its words.
+    // What the configuration says then; no file is looked at, which may take its time.
+    // `attachment`: the keys of the option, or its words.
     Result<void> (*fill)(MachineConfig& config, std::size_t index, const spec::Value& attachment);
     void (*clear)(MachineConfig& config, std::size_t index);
-    // Opens what the configuration says, beside the device's work.
-    Result<std::unique_ptr<virtio::SlotChange>> (*prepare)(const MachineConfig& config,
+    // Opens what the configuration says, and did not say `before`, beside the device's work.
+    Result<std::unique_ptr<virtio::SlotChange>> (*prepare)(const MachineConfig& before,
+                                                           const MachineConfig& config,
                                                            std::size_t index,
                                                            virtio::Device& device);
     // Null: it has no size.

@@ -112,13 +112,31 @@ TEST_F(DeviceSetTest, ASlotSaysWhatIsInIt) {
                       R"("nets":[]})");
   const auto path = disk();
   const SlotRequest request{.component = "blk0", .attachment = spec::Value(path)};
+  const auto before = config;
   ASSERT_TRUE(apply(request, config));
-  auto change = prepare(request, config, *set_);
+  auto change = prepare(request, before, config, *set_);
   ASSERT_TRUE(change) << change.error().message();
   ASSERT_TRUE(set_->change("blk0", **change));
   EXPECT_EQ(status(), fmt::format(R"({{"disks":[{{"path":"{}","read_only":false,"size":4096,)"
                                   R"("slot_size":1048576}}],"nets":[]}})",
                                   path));
+}
+
+// A file is looked at beside the thread that owns the machine: it may be on a server that is gone.
+TEST_F(DeviceSetTest, AnotherNameOfWhatASlotHasIsFoundWhenItIsOpened) {
+  auto before = bare();
+  before.disks = {{.path = disk(), .slot_size = 1u << 20}};
+  create(before);
+  const auto other = folder_ + "/another name";
+  std::filesystem::create_symlink(before.disks[0].path, other);
+  const SlotRequest request{
+      .what = SlotRequest::What::replace, .component = "blk0", .attachment = spec::Value(other)};
+  auto config = before;
+  ASSERT_TRUE(apply(request, config));
+  const auto change = prepare(request, before, config, *set_);
+  ASSERT_FALSE(change);
+  EXPECT_EQ(change.error().message(),
+            fmt::format("disk '{}' is in the slot already: detach it first", other));
 }
 
 // The watch for hangs would end the machine while a slow disk is synced.

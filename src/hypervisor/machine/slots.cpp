@@ -91,6 +91,7 @@ Result<void> apply(const SlotRequest& request, MachineConfig& config) {
 }
 
 Result<std::unique_ptr<virtio::SlotChange>> prepare(const SlotRequest& request,
+                                                    const MachineConfig& before,
                                                     const MachineConfig& config,
                                                     DeviceSet& devices) {
   const auto [kind, index] = TRY(slot_in(config, request.component));
@@ -100,7 +101,7 @@ Result<std::unique_ptr<virtio::SlotChange>> prepare(const SlotRequest& request,
     return kind->slots->prepare_resize(config, index, *device, request.size);
   }
   if (is_of_ports(request)) return kind->slots->ports->prepare(config, index, *device);
-  return kind->slots->prepare(config, index, *device);
+  return kind->slots->prepare(before, config, index, *device);
 }
 
 }  // namespace vmm

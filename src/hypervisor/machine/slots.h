@@ -1,8 +1,9 @@
 // What a component of a machine is connected to, changed while the machine is there.
 //
 //   const SlotRequest request{.what = SlotRequest::What::attach, .component = "blk1", ...};
+//   const auto before = config;
 //   TRY(apply(request, config));                             // what the machine is after it
-//   auto change = TRY(prepare(request, config, devices));    // beside: opens files
+//   auto change = TRY(prepare(request, before, config, devices));    // beside: opens files
 //   TRY(devices.change(request.component, *change));         // by the machine's owner
 //
 // Errors are sentences for whoever asked.
@@ -43,11 +44,12 @@ struct Component {
 // By its name, whether a machine has it or not; nothing: no kind is called so.
 std::optional<Component> component_named(std::string_view name);
 
-// Nothing is opened.
+// No file is looked at.
 Result<void> apply(const SlotRequest& request, MachineConfig& config);
-// `config` is what apply() made of it. Opens what it names; any thread, as long as the devices are
-// there, one change of a component at a time.
+// `config` is what apply() made of `before`. Opens what it names; any thread, as long as the
+// devices are there, one change of a component at a time.
 Result<std::unique_ptr<virtio::SlotChange>> prepare(const SlotRequest& request,
+                                                    const MachineConfig& before,
                                                     const MachineConfig& config,
                                                     DeviceSet& devices);
 

@@ -33,7 +33,7 @@ SlotRequest request_in(const protocol::WithPorts& command, What what) {
 
 struct Session::SlotWork {
   SlotRequest request;
-  MachineConfig config;  // as it is then
+  MachineConfig before, config;  // as it is then
   std::unique_ptr<virtio::SlotChange> change;
   bool is_made = false;  // though the device may not be able to go on
 };
@@ -65,7 +65,8 @@ Result<std::shared_ptr<Session::SlotWork>> Session::begin_change(SlotRequest req
   if (changing_.contains(request.component)) {
     return fail("{} is being changed: ask later", request.component);
   }
-  auto work = std::make_shared<SlotWork>(SlotWork{std::move(request), config_, nullptr, false});
+  auto work =
+      std::make_shared<SlotWork>(SlotWork{std::move(request), config_, config_, nullptr, false});
   TRY(apply(work->request, work->config));
   auto named = named_;
   TRY(apply(work->request, named));
@@ -82,7 +83,7 @@ void Session::change_slot(Result<SlotRequest> request, const ControlServer::Answ
   tasks_->beside(
       "attach",
       [this, work]() -> Result<void> {
-        work->change = TRY(prepare(work->request, work->config, machine_->devices()));
+        work->change = TRY(prepare(work->request, work->before, work->config, machine_->devices()));
         return {};
       },
       [this, work, answer](const Result<void>& prepared) {
@@ -128,12 +129,25 @@ void Session::note_change(const SlotWork& work) {
   }
 }
 
-// The space of a scratch layer or an unpacked disk is free when it is in no slot any more.
+// The space of a scratch layer or an unpacked disk is free when it is in no slot any more. A large
+// one takes its time to go.
 void Session::drop_unused_disk_files() {
-  std::erase_if(disk_files_, [this](const UniqueFd& file) {
+  const auto unused = std::make_shared<std::vector<UniqueFd>>();
+  std::erase_if(disk_files_, [&](UniqueFd& file) {
     const auto path = descriptor_path(file);
-    return std::ranges::none_of(config_.disks, [&](const auto& disk) { return disk.path == path; });
+    if (std::ranges::any_of(config_.disks, [&](const auto& disk) { return disk.path == path; })) {
+      return false;
+    }
+    unused->push_back(std::move(file));
+    return true;
   });
+  if (unused->empty()) return;
+  tasks_->in_order(
+      [unused]() -> Result<void> {
+        unused->clear();
+        return {};
+      },
+      [](const Result<void>&) {});
 }
 
 }  // namespace vmm
