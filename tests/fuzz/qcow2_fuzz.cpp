@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "devices/backend/disk/qcow2/chain.h"
-#include "devices/backend/disk/qcow2/check.h"
-#include "devices/backend/disk/qcow2/rebase.h"
 #include "src/base/log.h"
+#include "src/disk/qcow2/chain.h"
+#include "src/disk/qcow2/check.h"
+#include "src/disk/qcow2/rebase.h"
 
 namespace vmm::disk::qcow2 {
 namespace {

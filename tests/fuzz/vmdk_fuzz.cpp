@@ -2,8 +2,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "devices/backend/disk/disk.h"
-#include "devices/backend/disk/vmdk/descriptor.h"
+#include "src/disk/disk.h"
+#include "src/disk/vmdk/descriptor.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace vmm::disk;

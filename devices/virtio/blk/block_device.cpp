@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <bit>
 
-#include "devices/backend/disk/copied_disk.h"
-#include "devices/backend/disk/empty_disk.h"
-#include "devices/backend/disk/qcow2/snapshot_file.h"
 #include "devices/virtio/blk/state.h"
+#include "src/disk/copied_disk.h"
+#include "src/disk/empty_disk.h"
+#include "src/disk/qcow2/snapshot_file.h"
 
 namespace vmm::virtio {
 namespace {

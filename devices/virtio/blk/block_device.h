@@ -14,12 +14,12 @@
 #include <string>
 #include <vector>
 
-#include "devices/backend/disk/disk.h"
 #include "devices/virtio/blk/block_queue.h"
 #include "devices/virtio/blk/block_statistics.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/slot.h"
 #include "src/base/worker.h"
+#include "src/disk/disk.h"
 
 namespace vmm::virtio {
 

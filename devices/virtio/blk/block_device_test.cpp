@@ -9,10 +9,10 @@
 #include <random>
 #include <thread>
 
-#include "devices/backend/disk/qcow2/create.h"
-#include "devices/backend/disk/temporary_file.h"
 #include "devices/virtio/blk/block_driver_for_test.h"
 #include "devices/virtio/device_suite_test.h"
+#include "src/disk/qcow2/create.h"
+#include "src/disk/temporary_file.h"
 
 namespace vmm::virtio {
 namespace {

@@ -18,8 +18,6 @@
 #include <string>
 #include <vector>
 
-#include "devices/backend/disk/disk.h"
-#include "devices/backend/disk/token_bucket.h"
 #include "devices/virtio/blk/block_request.h"
 #include "devices/virtio/blk/block_statistics.h"
 #include "devices/virtio/blk/interrupt_moderation.h"
@@ -27,6 +25,8 @@
 #include "devices/virtio/device.h"
 #include "devices/virtio/served_queue.h"
 #include "src/base/log.h"
+#include "src/disk/disk.h"
+#include "src/disk/token_bucket.h"
 
 namespace vmm::virtio::blk {
 

@@ -5,11 +5,11 @@
 #include <filesystem>
 #include <fstream>
 
-#include "devices/backend/disk/copied_disk.h"
-#include "devices/backend/disk/qcow2/create.h"
-#include "devices/backend/disk/temporary_file.h"
 #include "devices/virtio/blk/block_device.h"
 #include "devices/virtio/blk/block_driver_for_test.h"
+#include "src/disk/copied_disk.h"
+#include "src/disk/qcow2/create.h"
+#include "src/disk/temporary_file.h"
 
 namespace vmm::virtio {
 namespace {

@@ -5,19 +5,19 @@
 
 #include <array>
 
-#include "devices/backend/disk/qcow2/check.h"
-#include "devices/backend/disk/qcow2/commit.h"
-#include "devices/backend/disk/qcow2/compare.h"
-#include "devices/backend/disk/qcow2/convert.h"
-#include "devices/backend/disk/qcow2/create.h"
-#include "devices/backend/disk/qcow2/image_info.h"
-#include "devices/backend/disk/qcow2/probe.h"
-#include "devices/backend/disk/qcow2/rebase.h"
-#include "devices/backend/disk/qcow2/resize.h"
 #include "src/base/text.h"
 #include "src/cli/commands/commands.h"
 #include "src/cli/commands/long_work.h"
 #include "src/cli/commands/subcommand.h"
+#include "src/disk/qcow2/check.h"
+#include "src/disk/qcow2/commit.h"
+#include "src/disk/qcow2/compare.h"
+#include "src/disk/qcow2/convert.h"
+#include "src/disk/qcow2/create.h"
+#include "src/disk/qcow2/image_info.h"
+#include "src/disk/qcow2/probe.h"
+#include "src/disk/qcow2/rebase.h"
+#include "src/disk/qcow2/resize.h"
 
 namespace vmm::cli {
 namespace {

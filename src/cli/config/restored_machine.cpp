@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <array>
 
-#include "devices/backend/disk/qcow2/chain.h"
 #include "src/base/file_time.h"
+#include "src/disk/qcow2/chain.h"
 #include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/origin.h"
 

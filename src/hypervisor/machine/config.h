@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "devices/backend/chardev/chardev_config.h"
-#include "devices/backend/disk/disk_config.h"
 #include "devices/virtio/net/config.h"
 #include "devices/virtio/vsock/config.h"
+#include "src/disk/disk_config.h"
 
 namespace vmm {
 

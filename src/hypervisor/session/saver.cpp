@@ -7,10 +7,10 @@
 #include <optional>
 #include <system_error>
 
-#include "devices/backend/disk/copied_disk.h"
 #include "src/base/caught.h"
 #include "src/base/file_time.h"
 #include "src/base/log.h"
+#include "src/disk/copied_disk.h"
 #include "src/hypervisor/session/memory_writer.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"

@@ -6,11 +6,11 @@
 #include <csignal>
 #include <cstdlib>
 
-#include "devices/backend/disk/disk.h"
 #include "src/base/caught.h"
 #include "src/base/errors.h"
 #include "src/base/log.h"
 #include "src/base/own_code.h"
+#include "src/disk/disk.h"
 #include "src/hypervisor/machine/device_kinds.h"
 #include "src/hypervisor/session/report.h"
 #include "src/hypervisor/session/signals.h"

@@ -8,11 +8,11 @@
 #include <span>
 #include <vector>
 
-#include "devices/backend/disk/qcow2/chain.h"
 #include "src/base/progress.h"
 #include "src/base/sparse_file.h"
 #include "src/base/unique_fd.h"
 #include "src/base/zero.h"
+#include "src/disk/qcow2/chain.h"
 #include "src/hypervisor/memory/guest_memory.h"
 #include "src/hypervisor/snapshot/memory_layer.h"
 

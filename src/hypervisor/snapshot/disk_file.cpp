@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "devices/backend/disk/qcow2/layer.h"
+#include "src/disk/qcow2/layer.h"
 #include "src/hypervisor/snapshot/digest.h"
 
 namespace vmm::snapshot {

@@ -10,9 +10,9 @@
 #include <memory>
 #include <string>
 
-#include "devices/backend/disk/copied_disk.h"
-#include "devices/backend/disk/qcow2/chain.h"
 #include "src/base/progress.h"
+#include "src/disk/copied_disk.h"
+#include "src/disk/qcow2/chain.h"
 #include "src/hypervisor/snapshot/manifest.h"
 #include "src/hypervisor/snapshot/writer.h"
 

@@ -4,7 +4,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "devices/backend/disk/qcow2/data_size.h"
+#include "src/disk/qcow2/data_size.h"
 #include "src/hypervisor/snapshot/chunks.h"
 #include "src/hypervisor/snapshot/digest.h"
 #include "src/hypervisor/snapshot/disk_file.h"

@@ -1,4 +1,4 @@
-#include "devices/backend/disk/qcow2/layer.h"
+#include "src/disk/qcow2/layer.h"
 #include "src/hypervisor/snapshot/archive_format.h"
 #include "src/hypervisor/snapshot/catalog.h"
 #include "src/hypervisor/snapshot/chunks.h"
