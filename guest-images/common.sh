@@ -6,7 +6,9 @@ die() { echo "$me: $*" >&2; exit 1; }
 say() { echo "$me: $*" >&2; }
 
 cache_root() {
-    local dir=${XDG_CACHE_HOME:-${HOME:?HOME is not set, nor XDG_CACHE_HOME}/.cache}/vmm
+    local dir=${XDG_CACHE_HOME-}        # a relative one is not valid (XDG Base Directory Specification)
+    [[ $dir == /* ]] || dir=${HOME:?HOME is not set, nor XDG_CACHE_HOME}/.cache
+    dir+=/vmm
     mkdir -p "$dir" || die "cannot create the cache $dir"
     echo "$dir"
 }

@@ -113,7 +113,8 @@ def make(out, base, name, layers, mib, kind):
 def kept(name, base):
     """The path of that one of IMAGES in the cache, made if it is not there; in it, it is called bench/NAME:latest."""
     key = hashlib.sha256(pathlib.Path(__file__).read_bytes() + pathlib.Path(base).read_bytes()).hexdigest()[:16]
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "vmm/bench")
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    cache = pathlib.Path(given if os.path.isabs(given) else pathlib.Path.home() / ".cache", "vmm/bench")
     path = cache / f"{name}-{key}.tar"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

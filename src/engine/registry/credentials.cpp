@@ -23,12 +23,13 @@ using nlohmann::ordered_json;
 
 std::vector<std::string> places() {
   std::vector<std::string> paths;
-  const auto add = [&paths](const char* variable, std::string_view behind) {
-    const char* value = std::getenv(variable);
-    if (value != nullptr && *value != 0) paths.push_back(fmt::format("{}{}", value, behind));
-  };
-  add("REGISTRY_AUTH_FILE", "");
-  add("XDG_RUNTIME_DIR", "/containers/auth.json");
+  const char* file = std::getenv("REGISTRY_AUTH_FILE");
+  if (file != nullptr && *file != 0) paths.emplace_back(file);
+  // A relative one is not valid (XDG Base Directory Specification).
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  if (runtime != nullptr && *runtime == '/') {
+    paths.push_back(fmt::format("{}/containers/auth.json", runtime));
+  }
   if (auto own = credentials_file()) paths.push_back(std::move(*own));
   return paths;
 }

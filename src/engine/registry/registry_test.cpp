@@ -80,6 +80,8 @@ TEST_F(RegistryTest, CredentialsAreWhereOthersLeaveThem) {
         R"({"auths":{"ghcr.io":{"auth":")" + encode_base64("a:b") + R"("}}})");
   ::setenv("XDG_RUNTIME_DIR", (directory_ / "run").c_str(), 1);
   EXPECT_EQ((*find_credentials("ghcr.io"))->user, "a");
+  ::setenv("XDG_RUNTIME_DIR", std::filesystem::relative(directory_ / "run").c_str(), 1);
+  EXPECT_FALSE(*find_credentials("ghcr.io")) << "relative paths are not valid there";
   write(".docker/config.json", "{");
   EXPECT_FALSE(find_credentials("docker.io"));
   write(".docker/config.json", R"({"auths":{"docker.io":{"auth":"%"}}})");

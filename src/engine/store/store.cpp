@@ -25,9 +25,10 @@ Result<void> lock(const UniqueFd& fd, int operation) {
 
 bool lock_alone(const UniqueFd& fd) { return ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0; }
 
-const char* variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != 0 ? value : nullptr;
+// A relative one is not valid (XDG Base Directory Specification).
+const char* absolute_path_in(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && *value == '/' ? value : nullptr;
 }
 
 constexpr std::string_view kNamedBlobs =
@@ -38,10 +39,12 @@ constexpr std::string_view kNamedImages = "SELECT id FROM image";
 }  // namespace
 
 Result<std::string> default_root() {
-  if (const char* root = variable("VMM_ROOT")) return std::filesystem::absolute(root).string();
+  if (const char* root = std::getenv("VMM_ROOT"); root != nullptr && *root != 0) {
+    return std::filesystem::absolute(root).string();
+  }
   if (::geteuid() == 0) return "/var/lib/vmm";
-  if (const char* data = variable("XDG_DATA_HOME")) return fmt::format("{}/vmm", data);
-  if (const char* home = variable("HOME")) return fmt::format("{}/.local/share/vmm", home);
+  if (const char* data = absolute_path_in("XDG_DATA_HOME")) return fmt::format("{}/vmm", data);
+  if (const char* home = absolute_path_in("HOME")) return fmt::format("{}/.local/share/vmm", home);
   return fail("no place for the store: set HOME, XDG_DATA_HOME or VMM_ROOT");
 }
 

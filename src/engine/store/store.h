@@ -18,7 +18,8 @@
 
 namespace vmm::engine {
 
-// $VMM_ROOT, else /var/lib/vmm for root, else $XDG_DATA_HOME/vmm or ~/.local/share/vmm.
+// $VMM_ROOT, else /var/lib/vmm for root, else $XDG_DATA_HOME/vmm or ~/.local/share/vmm. Of these
+// two, a path that is not absolute counts as none.
 Result<std::string> default_root();
 
 class Store {

@@ -76,6 +76,26 @@ TEST(ContentStore, FindsADamagedBlob) {
   EXPECT_NE(read.error().message().find("digest mismatch"), std::string::npos);
 }
 
+// Root's is /var/lib/vmm whatever XDG says.
+TEST(Store, IsWhereTheUserKeepsData) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    constexpr uid_t kNobody = 65534;
+    if (::geteuid() == 0 && ::seteuid(kNobody) < 0) ::_exit(1);
+    ::unsetenv("VMM_ROOT");
+    ::setenv("HOME", "/x/home", 1);
+    ::setenv("XDG_DATA_HOME", "/x/data", 1);
+    if (default_root().value_or("") != "/x/data/vmm") ::_exit(2);
+    ::setenv("XDG_DATA_HOME", "relative", 1);
+    if (default_root().value_or("") != "/x/home/.local/share/vmm") ::_exit(3);
+    ::setenv("HOME", "relative", 1);
+    ::_exit(default_root() ? 4 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "step " << WEXITSTATUS(status);
+}
+
 TEST(Store, IsItsOwners) {
   TestDirectory directory;
   ASSERT_TRUE(Store::open(directory / "a/root"));
