@@ -27,6 +27,9 @@ void keep_room(const std::string& log) {
 }
 
 std::unexpected<Error> fail_sqlite(sqlite3* connection) {
+  if (sqlite3_errcode(connection) == SQLITE_BUSY) {
+    return fail("the store's database is held by another command that does not go on");
+  }
   return fail("the store's database: {}", sqlite3_errmsg(connection));
 }
 
@@ -82,10 +85,21 @@ Result<Database> Database::open(const std::string& path) {
   (void)sqlite3_busy_timeout(connection, kPatienceMs);                                // never fails
   (void)sqlite3_db_config(connection, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);  // nor this
   (void)sqlite3_wal_autocheckpoint(connection, kLogPages);                            // nor this
-  TRY(database.execute(
-      "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"));
+  TRY(database.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"));
+  TRY(database.start_log());
   keep_room(path + "-wal");
   return database;
+}
+
+// Of a new database: for others that do the same, SQLite does not wait.
+Result<void> Database::start_log() {
+  constexpr int kTurnMs = 10;
+  for (int waited = 0;; waited += kTurnMs) {
+    auto started = execute("PRAGMA journal_mode = WAL;");
+    const bool is_busy = !started && sqlite3_errcode(connection_.get()) == SQLITE_BUSY;
+    if (!is_busy || waited >= kPatienceMs) return started;
+    (void)sqlite3_sleep(kTurnMs);
+  }
 }
 
 Result<Statement> Database::prepare(std::string_view sql) {

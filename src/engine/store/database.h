@@ -57,6 +57,7 @@ class Database {
     void operator()(sqlite3* connection) const;
   };
   explicit Database(sqlite3* connection) : connection_(connection) {}
+  Result<void> start_log();
   std::unique_ptr<sqlite3, Close> connection_;
 };
 

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <future>
 
 #include "src/engine/store/test_directory.h"
 
@@ -161,6 +164,20 @@ TEST(Store, CollectsWhatNoRowNames) {
   EXPECT_GT(*store.collect_garbage(), 0u);
   EXPECT_FALSE(store.content().has(Content::blob, digest));
   EXPECT_TRUE(store.content().has(Content::blob, kept));
+}
+
+// Another command is about to turn the new database into one with a log.
+TEST(Store, WaitsForTheOneThatMakesIt) {
+  TestDirectory directory;
+  sqlite3* other = nullptr;
+  ASSERT_EQ(sqlite3_open((directory / "store.db").c_str(), &other), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(other, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr), SQLITE_OK);
+  auto opened = std::async(std::launch::async, [&] { return Store::open(directory.path()); });
+  EXPECT_EQ(opened.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
+  EXPECT_EQ(sqlite3_exec(other, "ROLLBACK", nullptr, nullptr, nullptr), SQLITE_OK);
+  const auto store = opened.get();
+  EXPECT_TRUE(store) << store.error().message();
+  EXPECT_EQ(sqlite3_close(other), SQLITE_OK);
 }
 
 TEST(Store, CollectsNothingWhileAnotherUsesIt) {
