@@ -56,12 +56,11 @@ struct Mounted {
   unsigned long flags;
   const char* data;
 };
-constexpr unsigned long kPlainFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-constexpr std::array kMounts = {Mounted{"proc", "/proc", kPlainFlags, nullptr},
-                                Mounted{"sysfs", "/sys", kPlainFlags, nullptr},
+constexpr std::array kMounts = {Mounted{"proc", "/proc", kKernelMountFlags, nullptr},
+                                Mounted{"sysfs", "/sys", kKernelMountFlags, nullptr},
                                 Mounted{"devtmpfs", "/dev", MS_NOSUID, nullptr},
                                 Mounted{"tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755"},
-                                Mounted{"cgroup2", kCgroups, kPlainFlags, nullptr}};
+                                Mounted{"cgroup2", kCgroups, kKernelMountFlags, nullptr}};
 
 Result<void> raise_loopback() {
   const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));

@@ -143,18 +143,17 @@ Result<void> make_devices(std::uint64_t shm_size) {
                fmt::format("newinstance,ptmxmode=0666,mode=0620,gid={}", kTtyGroup)));
   TRY(mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC,
                fmt::format("mode=1777,size={}", shm_size)));
-  return mount_at("mqueue", "/dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC);
+  return mount_at("mqueue", "/dev/mqueue", kKernelMountFlags);
 }
 
 Result<void> make_kernel_mounts(const Container& container) {
-  constexpr unsigned long kFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
   const unsigned long access = container.mask_paths ? MS_RDONLY : 0;
   TRY(make_plain_directory("/proc"));
-  TRY(mount_at("proc", "/proc", kFlags));
+  TRY(mount_at("proc", "/proc", kKernelMountFlags));
   TRY(make_devices(container.shm_size));
   TRY(make_plain_directory("/sys"));
-  TRY(mount_at("sysfs", "/sys", kFlags | access));
-  return mount_at("cgroup2", "/sys/fs/cgroup", kFlags | access);
+  TRY(mount_at("sysfs", "/sys", kKernelMountFlags | access));
+  return mount_at("cgroup2", "/sys/fs/cgroup", kKernelMountFlags | access);
 }
 
 Result<void> write_sysctl(const protocol::agent::Sysctl& sysctl) {

@@ -2,6 +2,8 @@
 // PID, mount, IPC and UTS namespaces and has not run anything of the container yet.
 #pragma once
 
+#include <sys/mount.h>
+
 #include <string>
 
 #include "src/base/result.h"
@@ -16,6 +18,9 @@ struct Places {
   std::string image = "/run/image";        // what the root is made of
   std::string writable = "/run/writable";  // over it: upper and work
 };
+
+// Of the kernel's own file systems, in the machine and in the container alike.
+inline constexpr unsigned long kKernelMountFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
 // Mounts and names of the container; afterwards its root is the process's root. Whatever the image
 // has in place of directories, symbolic links too, is resolved within that root.
