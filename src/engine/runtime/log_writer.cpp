@@ -6,22 +6,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <utility>
 
 #include "src/base/file_time.h"
 #include "src/engine/image/manifest.h"
+#include "src/engine/runtime/container.h"
 
 namespace vmm::engine {
 namespace {
 
 constexpr std::size_t kLongestLine = 16384;
-
-std::int64_t now() {
-  const auto time = std::chrono::system_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
-}
 
 // Before a character that is cut in two.
 std::size_t whole_characters(std::string_view text) {
@@ -87,7 +82,7 @@ Result<LogWriter> LogWriter::open(std::string path, std::uint64_t size, std::uin
 
 void LogWriter::write(wire::Stream stream, std::string_view bytes) {
   auto& pending = pending_[stream == wire::Stream::output ? 0 : 1];
-  const auto time = now();
+  const auto time = now_in_nanoseconds();
   while (!bytes.empty()) {
     if (pending.text.empty()) pending.time = time;
     const auto end = bytes.find('\n');
