@@ -368,6 +368,9 @@ def information(t, vmm):
         t.contains(text, line)
 
 
+KEPT = "Snapshots of containers stay, and so do their images.\nAre you sure you want to continue? [y/N] "
+
+
 @with_engine
 def pruning_of_all(t, vmm):
     image = vmm("image", "inspect", "-f", "{{.Id}}", "busybox").strip()
@@ -375,8 +378,10 @@ def pruning_of_all(t, vmm):
     vmm("run", "-d", "--name", "up", "busybox", "sleep", "1000")
     vmm("commit", "up", "spare")
     dangling = vmm("commit", "-m", "another", "up").strip()
-    warning = "WARNING! This will remove:\n  - all stopped containers\n  - all machine templates\n  - all dangling images\n\nAre you sure you want to continue? [y/N] "
+    warning = "WARNING! This will remove:\n  - all stopped containers\n  - all machine templates\n  - all dangling images\n\n" + KEPT
     t.equal(vmm("system", "prune", input="n\n"), warning)
+    t.equal(vmm("container", "prune", input="n\n"), "WARNING! This will remove all stopped containers.\n" + KEPT)
+    t.equal(vmm("image", "prune", input="n\n"), "WARNING! This will remove all dangling images.\n" + KEPT)
     t.equal(vmm("system", "prune", input=""), warning)
     t.equal(len(vmm("ps", "-aq").split()), 2)
     t.contains(vmm("system", "prune", "-a", "--filter", "until=1h", input="n\n"),
@@ -384,6 +389,7 @@ def pruning_of_all(t, vmm):
     t.equal(vmm("system", "prune", "-f", "--filter", "label=none"), "Total reclaimed space: 0B\n")
     vmm.refused(1, "invalid filter 'status'", "system", "prune", "-f", "--filter", "status=exited")
     vmm.refused(125, "--volumes is not supported", "system", "prune", "--volumes")
+    t.contains(vmm("run", "--help"), "Usage: vmm run [OPTIONS] IMAGE [COMMAND] [ARG...]\n       vmm run [OPTIONS] --from SNAPSHOT\n")
     text = vmm("system", "prune", input="y\n")
     t.contains(text, warning + f"Deleted Containers:\n{stopped}\n\nDeleted Images:\ndeleted: {dangling}\n")
     t.true(re.search(r"\n\nTotal reclaimed space: [\d.]+[kM]?B\n$", text), text)

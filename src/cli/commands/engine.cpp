@@ -16,6 +16,7 @@ Page page_of(const vmm::engine::cli::Command& command, std::string_view name) {
   Page page;
   page.name = name;
   page.forms.emplace_back(command.form);
+  if (auto other = other_form(command); !other.empty()) page.forms.push_back(std::move(other));
   page.summary = command.summary;
   if (!command.paragraphs.empty()) {
     page.description.push_back(fmt::format("{}.", command.summary));

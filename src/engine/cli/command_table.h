@@ -293,6 +293,16 @@ constexpr bool is_engine_word(std::string_view word) {
   return false;
 }
 
+// "[OPTIONS] --from SNAPSHOT", of a command with an option in place of its names; else "".
+inline std::string other_form(const Command& command) {
+  for (const auto& option : command.options) {
+    if (option.name == command.instead) {
+      return "[OPTIONS] --" + std::string(option.name) + " " + std::string(option.value);
+    }
+  }
+  return {};
+}
+
 // The command that the words begin with, and how many of them name it: "images", "image ls".
 struct Named {
   const Command* command = nullptr;

@@ -285,6 +285,9 @@ TEST_F(CommandTest, SaysHowItIsUsed) {
             "docker: 'docker tag' requires 2 arguments\n\n"
             "Usage:  docker tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]\n\n"
             "Run 'docker tag --help' for more information\n");
+  EXPECT_TRUE(
+      run({"run"}).err.contains("\nUsage:  vmm run [OPTIONS] IMAGE [COMMAND] [ARG...]\n"
+                                "        vmm run [OPTIONS] --from SNAPSHOT\n"));
   EXPECT_NE(output({"image", "--help"}).find("prune"), std::string::npos);
   EXPECT_NE(output({"save", "--help"}).find("-o, --output string"), std::string::npos);
   EXPECT_EQ(run({"imges"}).code, 1);

@@ -51,7 +51,10 @@ std::string path_of(const Command& command) {
 }
 
 std::string usage_of(const Command& command) {
-  return fmt::format("Usage:  {} {}", path_of(command), command.form);
+  const auto other = other_form(command);
+  auto text = fmt::format("Usage:  {} {}", path_of(command), command.form);
+  if (!other.empty()) text += fmt::format("\n        {} {}", path_of(command), other);
+  return text;
 }
 
 // A paragraph in lines of 80 columns at most.

@@ -20,7 +20,9 @@ using Filters = std::vector<std::string>;
 // Whether the person has said so, now or by --force.
 bool is_wanted(const Words& words, const std::string& warning) {
   if (words.has("force")) return true;
-  print(warning + "Are you sure you want to continue? [y/N] ");
+  print(warning +
+        "Snapshots of containers stay, and so do their images.\nAre you sure you want to continue? "
+        "[y/N] ");
   std::fflush(stdout);
   std::string answer;
   std::getline(std::cin, answer);
