@@ -96,7 +96,7 @@ class LayerWriter {
   }
 
   Result<void> add_file(TarReader& tar, InodeId parent, const std::string& name) {
-    if (tar.kind() == Kind::hard_link) return add_link(parent, name, tar.link_target());
+    if (tar.kind() == Kind::hard_link) return add_link(tar, parent, name);
     if (tar.kind() == Kind::other)
       return fail("'{}' is of a kind that is not supported", tar.name());
     Inode inode = tar.attributes();
@@ -142,7 +142,8 @@ class LayerWriter {
   }
 
   // A link to a file of this layer is one more name; another is resolved at the merge.
-  Result<void> add_link(InodeId parent, const std::string& name, const std::string& target) {
+  Result<void> add_link(TarReader& tar, InodeId parent, const std::string& name) {
+    const auto target = tar.link_target();
     TRY(count_names(target.size()));
     auto components = erofs::clean_components(target);
     if (components.empty() || target.size() >= kMaxPath) {
@@ -157,6 +158,7 @@ class LayerWriter {
         if (tree_.at(*file).is_directory()) {
           return fail("the hard link '{}' leads to a directory", name);
         }
+        TRY(take_attributes(tar, tree_.at(*file)));
         tree_.at(parent).children[name] = *file;
         return {};
       }
@@ -165,6 +167,23 @@ class LayerWriter {
     link.mode = S_IFREG;
     link.set_xattr(kLink, path);
     tree_.at(parent).children[name] = tree_.add(std::move(link));
+    return {};
+  }
+
+  // Those of a file in a layer below stay.
+  Result<void> take_attributes(TarReader& tar, Inode& inode) {
+    if (inode.xattr(kLink) != nullptr) return {};
+    Inode last = tar.attributes();
+    for (const auto& xattr : inode.xattrs) {
+      if (last.xattr(xattr.name) == nullptr) last.set_xattr(xattr.name, xattr.value);
+    }
+    TRY(take_xattrs(last));
+    inode.xattrs = std::move(last.xattrs);
+    if (!inode.is_symlink()) inode.mode = (inode.mode & S_IFMT) | (last.mode & ~S_IFMT);
+    inode.uid = last.uid;
+    inode.gid = last.gid;
+    inode.mtime = last.mtime;
+    inode.mtime_ns = last.mtime_ns;
     return {};
   }
 

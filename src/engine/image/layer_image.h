@@ -4,7 +4,9 @@
 //   1. The archive's entries become a tree (erofs/tree.h). Files' data goes to the image at once,
 //      in whole blocks from block 1 on; blocks of zeroes become holes of the file.
 //   2. Later entries replace earlier ones of the same name. Names are resolved within the layer as
-//      containerd does: "..", absolute names and symbolic links cannot leave the root.
+//      containerd does: "..", absolute names and symbolic links cannot leave the root. The entry of
+//      a hard link sets mode, owner, time and attributes of its file anew, as in Docker and podman
+//      (not in tar): what an image's maker has seen is what the last name says.
 //   3. Whiteouts hide files of the layers below, never those of the layer itself, whatever the
 //      order (OCI image-spec, layer.md). They, and links to files of the layers below, stay marks
 //      (layer_marks.h) until the layers are merged.

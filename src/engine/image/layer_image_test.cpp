@@ -235,6 +235,34 @@ TEST_F(LayerTest, LinksAcrossLayers) {
             "error: the hard link 'b' leads to '/none', which no layer has");
 }
 
+// As Docker and podman have it, which set the attributes of each name, one after the other.
+TEST_F(LayerTest, TheLastNameOfAFileSaysWhatItIsLike) {
+  auto program = file("program", "1", 0600);
+  program.inode.xattrs = {{"security.capability", std::string("\1\0\0\2\0", 5)}};
+  auto second = hard_link("second", "program"), third = hard_link("third", "second");
+  third.inode.mode = S_IFREG | 04755;
+  third.inode.uid = 7;
+  third.inode.gid = 8;
+  third.inode.mtime = 1'234'567'890;
+  third.inode.xattrs = {{"user.name", "value"}};
+  auto shortcut = symlink("shortcut", "program"), again = hard_link("again", "shortcut");
+  again.inode.uid = 9;
+  auto below = hard_link("below", "program");
+  below.inode.mode = S_IFREG | 0777;
+  const auto disk = disk_of({{program, second, third, shortcut, again}, {below}});
+  ASSERT_TRUE(disk) << disk.error().message();
+  const auto tree = erofs::read_image(disk->get())->tree;
+  const auto& inode = tree.at(*tree.child(erofs::Tree::kRoot, "program"));
+  EXPECT_EQ(inode.mode, mode_t{S_IFREG | 04755});
+  EXPECT_EQ(inode.uid, 7u);
+  EXPECT_EQ(inode.gid, 8u);
+  EXPECT_EQ(inode.mtime, 1'234'567'890);
+  EXPECT_EQ(inode.xattrs.size(), 2u);
+  const auto& link = tree.at(*tree.child(erofs::Tree::kRoot, "shortcut"));
+  EXPECT_EQ(link.mode, mode_t{S_IFLNK | 0777});
+  EXPECT_EQ(link.uid, 9u);
+}
+
 TEST_F(LayerTest, SharesNothingThatALaterLayerReplaces) {
   EXPECT_EQ(list_disk(disk_of({{file("a", "1"), hard_link("b", "a")}, {file("a", "2")}})),
             "/a f 2\n/b f 1\n");

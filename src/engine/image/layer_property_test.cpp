@@ -231,7 +231,13 @@ class Generator {
       if (!target.empty() && !is_directory(model, target) &&
           !(path + "/").starts_with(target + "/")) {
         node = model.at(target);
-        return hard_link(path, target);
+        Entry link = hard_link(path, target);
+        link.inode.mode = S_IFREG | below(010000);
+        set_owner_and_time(link.inode);
+        const bool is_own =
+            std::ranges::none_of(lower, [&node](const auto& one) { return one.second == node; });
+        if (is_own) take_attributes(node->inode, link.inode);
+        return link;
       }
     }
     Entry entry = kind < 3    ? directory(path, 0700)
@@ -244,10 +250,7 @@ class Generator {
       inode.rdev = static_cast<std::uint32_t>(makedev(1 + below(200), below(100'000)));
     }
     if (!S_ISREG(inode.mode)) entry.content.clear();
-    inode.uid = below(2) == 0 ? 0 : number() >> 1;
-    inode.gid = below(100'000);
-    inode.mtime = number();
-    inode.mtime_ns = below(1'000'000'000);
+    set_owner_and_time(inode);
     if (below(4) == 0 && !inode.is_symlink()) {
       inode.xattrs.push_back(
           {"security.capability", std::string("\1\0\0\2\0\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20)});
@@ -261,6 +264,22 @@ class Generator {
       node->inode.rdev = erofs::encode_device(major(dev_t{inode.rdev}), minor(dev_t{inode.rdev}));
     }
     return entry;
+  }
+
+  void set_owner_and_time(erofs::Inode& inode) {
+    inode.uid = below(2) == 0 ? 0 : number() >> 1;
+    inode.gid = below(100'000);
+    inode.mtime = number();
+    inode.mtime_ns = below(1'000'000'000);
+  }
+
+  // The last of a file's names in a layer says what it is like.
+  static void take_attributes(erofs::Inode& file, const erofs::Inode& link) {
+    if (!file.is_symlink()) file.mode = (file.mode & S_IFMT) | (link.mode & ~S_IFMT);
+    file.uid = link.uid;
+    file.gid = link.gid;
+    file.mtime = link.mtime;
+    file.mtime_ns = link.mtime_ns;
   }
 
   std::string some_content() {
