@@ -121,6 +121,7 @@ class Agent : public ::testing::Test {
   struct Running {
     agent::ProcessId id;
     std::unique_ptr<Connection> control, input, output, error, terminal;
+    pid_t pid = 0;  // as the agent knows it
   };
 
   static Start shell(std::string script) {
@@ -139,10 +140,10 @@ class Agent : public ::testing::Test {
 
   // Only the control connection.
   Running begin(const Start& start) {
-    Running running{new_process_id(), {}, {}, {}, {}, {}};
+    Running running{new_process_id(), {}, {}, {}, {}, {}, 0};
     running.control = open(Kind::control, running.id);
     running.control->say(start);
-    running.control->expect<Started>();
+    running.pid = static_cast<pid_t>(running.control->expect<Started>().pid);
     if (start.container) first_ = running.id;
     return running;
   }
@@ -341,6 +342,11 @@ class Freezing : public Agent {
     const std::string text{std::istreambuf_iterator<char>(events), {}};
     return text.contains("frozen 1\n");
   }
+  void expect_thaw() const {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(kPatience);
+    while (is_frozen() && std::chrono::steady_clock::now() < deadline) ::sched_yield();
+    EXPECT_FALSE(is_frozen());
+  }
   // Work that is more than sockets and pipes hold.
   Start frozen_work() {
     finish(run(shell("dd if=/dev/zero of=/tmp/large bs=1048576 count=8 2>/dev/null")));
@@ -365,10 +371,34 @@ TEST_F(Freezing, EndsWhenNobodyTakesTheFiles) {
   EXPECT_EQ(stuck.control->expect<Failed>().text,
             "nobody took the files of the container for 1 s, while it stood still for them: it "
             "goes on");
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(kPatience);
-  while (is_frozen() && std::chrono::steady_clock::now() < deadline) ::sched_yield();
-  EXPECT_FALSE(is_frozen());
+  expect_thaw();
   EXPECT_EQ(output_of(beside("echo runs")), "runs\n");
+}
+
+TEST_F(Freezing, EndsWithWhoAskedForTheFiles) {
+  const Start work = frozen_work();
+  const Running container = run(shell("echo ready; sleep 1000"));
+  container.output->read_until("ready\n");
+  Running killed = run(work);
+  EXPECT_TRUE(is_frozen());
+  killed = Running();  // its connections, as of a process that is killed
+  expect_thaw();
+  EXPECT_EQ(output_of(beside("echo runs")), "runs\n");
+}
+
+// Nothing comes of it: its reader is not to blame.
+TEST_F(Freezing, LastsWhileTheFilesAreSlowToRead) {
+  const Start work = frozen_work();
+  const Running container = run(shell("echo ready; sleep 1000"));
+  container.output->read_until("ready\n");
+  Running slow = run(work);
+  ASSERT_EQ(::kill(slow.pid, SIGSTOP), 0);  // as one that waits for its disk
+  while (!slow.output->is_silent(200)) slow.output->read_some();
+  EXPECT_TRUE(slow.control->is_silent(2500));
+  EXPECT_TRUE(is_frozen());
+  ASSERT_EQ(::kill(slow.pid, SIGCONT), 0);
+  EXPECT_EQ(finish(slow).exited.code, 0);
+  expect_thaw();
 }
 
 TEST_F(Freezing, LastsAsLongAsSomebodyTakesTheFiles) {

@@ -147,6 +147,10 @@ std::uint64_t Process::moved() const {
          (error_ ? error_->moved() : 0);
 }
 
+bool Process::waits_for_client() const {
+  return input_ || (output_ && output_->is_untaken()) || (error_ && error_->is_untaken());
+}
+
 void Process::follow(MessageChannel* control) {
   control_ = control;
   told_start_ = told_ = false;

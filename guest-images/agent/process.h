@@ -45,6 +45,8 @@ class Process {
   bool freezes() const { return start_.files && start_.files->freeze && !is_over(); }
   // Bytes of its streams that somebody took.
   std::uint64_t moved() const;
+  // Whether it is for its client to go on: there is output that nobody takes, or input to be sent.
+  bool waits_for_client() const;
   bool is_over() const { return status_.has_value(); }
   // All was said, to whom follows or followed it last.
   bool is_told() const { return told_; }

@@ -210,13 +210,13 @@ Result<void> Server::start_file_task(Session& session, Start request) {
 }
 
 // Who asked for the work may stand still itself, and hold its connection: the container goes on
-// then, and the work, of files that do not change, has failed.
+// then, and the work, of files that do not change, has failed. A disk that is slow is waited for.
 void Server::expect_progress(const ProcessId& id) {
   const auto moved = processes_.at(id)->moved();
   loop_.add_timer(EventLoop::Clock::now() + patience_.without_progress, [this, id, moved] {
     const auto it = processes_.find(id);
     if (it == processes_.end() || !it->second->freezes()) return;
-    if (it->second->moved() != moved) return expect_progress(id);
+    if (it->second->moved() != moved || !it->second->waits_for_client()) return expect_progress(id);
     it->second->give_up(
         fmt::format("nobody took the files of the container for {:g} s, while it stood still for "
                     "them: it goes on",

@@ -1,5 +1,6 @@
 #include "guest-images/agent/streams.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -45,6 +46,13 @@ void OutputPump::turn() {
     if (!flush()) break;
   }
   update();
+}
+
+bool OutputPump::is_untaken() const {
+  if (begin_ < end_) return true;
+  if (!source_ || connection_ || dropping_) return false;
+  pollfd bytes{source_.get(), POLLIN, 0};
+  return ::poll(&bytes, 1, 0) > 0 && (bytes.revents & POLLIN) != 0;
 }
 
 // Whether there is something in the buffer now.

@@ -29,6 +29,7 @@ class OutputPump {
   void finish();
   bool drained() const { return drained_; }
   std::uint64_t moved() const { return moved_; }  // bytes that were handed to a connection
+  bool is_untaken() const;                        // whether there are bytes that nobody takes
 
  private:
   void turn();
