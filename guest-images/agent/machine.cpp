@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <span>
@@ -45,17 +46,19 @@ Result<void> add_random(const protocol::Bytes& seed) {
 }
 
 // The disk of a slot that was filled while the machine stood still: the driver hears of it in its
-// own time.
+// own time. The kernel tells nobody when an empty device gets a size (set_capacity_and_notify).
 Result<void> wait_for_disk(const std::string& device) {
-  constexpr int kTries = 5000, kTurn = 1;  // milliseconds
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds kPatience{5};
+  constexpr int kTurn = 1;  // milliseconds
   const auto disk = TRY(open_file(device, O_RDONLY));
   std::uint64_t size = 0;
-  for (int i = 0; i < kTries; ++i) {
+  for (const auto deadline = Clock::now() + kPatience;;) {
     if (::ioctl(disk.get(), BLKGETSIZE64, &size) < 0) return fail_errno("cannot ask '{}'", device);
     if (size > 0) return {};
+    if (Clock::now() > deadline) return fail("there is no disk in '{}'", device);
     (void)::poll(nullptr, 0, kTurn);
   }
-  return fail("there is no disk in '{}'", device);
 }
 
 Result<void> mount_device(const std::string& device, const std::string& type, const std::string& at,

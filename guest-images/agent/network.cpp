@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <span>
@@ -193,14 +194,27 @@ Result<void> add_route(const Netlink& netlink, unsigned index, const Route& rout
 // in its own time of a card that was connected while the machine stood still; one that stays
 // without a link is no error.
 void wait_for_link(const std::string& name) {
-  constexpr int kTries = 2000, kTurn = 1;  // milliseconds
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds kPatience{2};
+  // Before the first look: what changes behind it is heard of.
+  const UniqueFd changes(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  address.nl_groups = RTMGRP_LINK;
+  if (::bind(changes.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+    return;
   const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   ifreq request{};
   name.copy(request.ifr_name, sizeof request.ifr_name - 1);
-  for (int i = 0; i < kTries; ++i) {
+  for (const auto deadline = Clock::now() + kPatience;;) {
     if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) < 0) return;
-    if ((request.ifr_flags & IFF_RUNNING) != 0) return;
-    (void)::poll(nullptr, 0, kTurn);
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    if ((request.ifr_flags & IFF_RUNNING) != 0 || left.count() <= 0) return;
+    pollfd change{changes.get(), POLLIN, 0};
+    (void)::poll(&change, 1, static_cast<int>(left.count()));  // the loop looks again
+    std::array<char, 16384> messages;
+    while (::recv(changes.get(), messages.data(), messages.size(), MSG_DONTWAIT) > 0) {
+    }
   }
 }
 
