@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import tarfile
@@ -1000,6 +1001,78 @@ def commands_at_once(t, vmm):
         process.communicate(timeout=60 * t.patience)
     t.equal(vmm("ps", "-aq"), "")
     t.eventually(lambda: not machines_of(t), 10, "nothing runs")
+
+
+def make_image(vmm, name):
+    container = vmm("create", "busybox").strip()
+    vmm("commit", container, name)
+    vmm("rm", container)
+
+
+class HeldBack:
+    """A command that stands still where it is about to change the store: it has looked, and others go on."""
+
+    def __init__(self, t, vmm, *words):
+        store = sqlite3.connect(t.path("store/store.db"), isolation_level=None)
+        store.execute("BEGIN IMMEDIATE")
+        self.t, self.process = t, vmm.start(*words)
+        t.eventually(lambda: "nanosleep" in read(f"/proc/{self.process.pid}/wchan"), 20, f"{words} waits for the store")
+        self.process.send_signal(signal.SIGSTOP)
+        store.execute("ROLLBACK")
+        store.close()
+
+    def result(self):
+        self.process.send_signal(signal.SIGCONT)
+        output, errors = self.process.communicate(timeout=30 * self.t.patience)
+        return self.process.returncode, output, errors.split("\n\nRun 'vmm ")[0].rstrip("\n")
+
+
+@with_engine
+def what_another_command_takes_away(t, vmm):
+    """It is as if it had never been there."""
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    vmm("snapshot", "create", "web", "kept")
+    making = HeldBack(t, vmm, "create", "--from", "kept")
+    vmm("snapshot", "rm", "kept")
+    t.equal(making.result(), (125, "", "vmm: No such snapshot: kept"))
+    vmm("rm", "-f", "web")
+    t.equal(os.listdir(t.path("store/containers")), [], "nothing is left of the one that was not made")
+
+    vmm("create", "--name", "xx", "busybox")
+    renaming = HeldBack(t, vmm, "rename", "xx", "yy")
+    vmm("rm", "xx")
+    t.equal(renaming.result(), (1, "", "vmm: No such container: xx"))
+
+    for words, code in ((("create", "other"), 125), (("tag", "other", "again"), 1)):
+        make_image(vmm, "other")
+        changing = HeldBack(t, vmm, *words)
+        vmm("rmi", "other")
+        t.equal(changing.result(), (code, "", "vmm: No such image: other:latest"))
+
+
+@with_engine
+def what_another_command_needs_by_now(t, vmm):
+    make_image(vmm, "other")
+    for words, error in ((("rmi", "other"), "vmm: conflict: unable to remove repository reference \"other\" (must be forced) - image is being "
+                                            "used by stopped container "), (("image", "prune", "-af"), "")):
+        removing = HeldBack(t, vmm, *words)
+        name = vmm("create", "other").strip()
+        code, output, errors = removing.result()
+        t.equal((code, errors), (1, error + name[:12]) if error else (0, ""))
+        t.equal(vmm("images", "--format", "{{.Repository}}", "other"), "other\n", "it has its name")
+        vmm("rm", name)
+
+
+@with_engine
+def an_end_that_is_written_beside_other_changes(t, vmm):
+    """Who finds a container whose supervisor was killed writes its end, whatever has changed since it looked."""
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    with open(os.path.join(vmm.directory("web"), "pid")) as file:
+        os.kill(int(file.read()), signal.SIGKILL)
+    t.eventually(lambda: not machines_of(t), 10, "the machine ends with its supervisor")
+    looking = HeldBack(t, vmm, "ps", "-a", "--format", "{{.Names}} {{.State}}")
+    vmm("tag", "busybox", "spare")
+    t.equal(looking.result(), (0, "web exited\n", ""))
 
 
 @with_engine

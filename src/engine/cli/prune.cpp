@@ -53,12 +53,11 @@ Result<Pruned> prune_images(Store& store, bool all, const ImageFilter& filter) {
   Catalog catalog(store);
   Pruned pruned;
   for (const auto& image : TRY(catalog.list())) {
-    if (!all && !TRY(catalog.tags(image.id)).empty()) continue;
     if (!TRY(filter.matches(store, image))) continue;
-    if (TRY(is_in_use(store, image.id))) continue;
-    const auto removal = TRY(remove_with_all_names(store, image));
-    for (const auto& one : removal.untagged) pruned.text += "untagged: " + one + "\n";
-    for (const auto& id : removal.deleted) pruned.text += "deleted: " + id.text() + "\n";
+    const auto removal = TRY(remove_unused(store, image, all ? Unused::all : Unused::without_tags));
+    if (!removal) continue;
+    for (const auto& one : removal->untagged) pruned.text += "untagged: " + one + "\n";
+    for (const auto& id : removal->deleted) pruned.text += "deleted: " + id.text() + "\n";
   }
   pruned.freed = TRY(store.collect_garbage());
   if (!pruned.text.empty()) pruned.text = "Deleted Images:\n" + pruned.text + "\n";

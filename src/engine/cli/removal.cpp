@@ -13,8 +13,7 @@ Result<int> tag(const Words& words) {
   }
   if (reference->digest) return fail("refusing to create a tag with a digest reference");
   auto store = TRY(open_store());
-  Catalog catalog(store);
-  TRY(catalog.tag(*reference, TRY(catalog.find(words.names()[0])).id));
+  TRY(Catalog(store).tag(*reference, words.names()[0]));
   return 0;
 }
 

@@ -140,8 +140,8 @@ Result<Container> make_from_snapshot(Store& store, const ContainerSnapshot& snap
                                      const Words& words) {
   auto spec = TRY(spec_from(TRY(ContainerSnapshots(store).spec(snapshot)), words));
   TRY(publish_exposed(spec, words));
-  return Containers(store).create(
-      {words.text("name"), snapshot.image, snapshot.image_name, std::move(spec), snapshot.id});
+  return Containers(store).create({words.text("name"), snapshot.image, snapshot.image_name,
+                                   std::move(spec), snapshot.id, snapshot.name});
 }
 
 int start_failure(std::string_view command, const Outcome& outcome) {

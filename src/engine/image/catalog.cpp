@@ -193,10 +193,10 @@ Result<std::optional<std::uint64_t>> Catalog::layer_size(const Digest& diff_id) 
   return static_cast<std::uint64_t>(row.number(0));
 }
 
-Result<void> Catalog::tag(const Reference& reference, const Digest& id) {
+Result<void> Catalog::tag(const Reference& reference, std::string_view image) {
   Transaction change(database_);
   TRY(change.begin());
-  TRY(write_names(id, {reference.with_default_tag()}));
+  TRY(write_names(TRY(find(image)).id, {reference.with_default_tag()}));
   return change.commit();
 }
 

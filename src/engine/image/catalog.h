@@ -63,7 +63,7 @@ class Catalog {
   // The size of a layer that is there: its EROFS image need not be made again.
   Result<std::optional<std::uint64_t>> layer_size(const Digest& diff_id);
 
-  Result<void> tag(const Reference& reference, const Digest& id);
+  Result<void> tag(const Reference& reference, std::string_view image);  // as find() takes it
   Result<void> untag(const TagName& name);
   Result<void> remove_digest(const RepositoryDigest& name);
   Result<void> remove(const Digest& id);  // with all its names

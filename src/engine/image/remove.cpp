@@ -70,12 +70,7 @@ bool is_one_repository(const std::vector<TagName>& tags,
   return tags.size() <= 1 && repositories.size() <= 1;
 }
 
-}  // namespace
-
-Result<bool> is_in_use(Store& store, const Digest& image) {
-  return TRY(user_of(store, image)).has_value();
-}
-
+// One that is in use loses its names only.
 Result<Removal> remove_with_all_names(Store& store, const Image& image) {
   Catalog catalog(store);
   Removal removal;
@@ -91,7 +86,7 @@ Result<Removal> remove_with_all_names(Store& store, const Image& image) {
   return removal;
 }
 
-Result<Removal> remove_image(Store& store, const std::string& name, Force force) {
+Result<Removal> remove_named(Store& store, const std::string& name, Force force) {
   Catalog catalog(store);
   const auto image = TRY(catalog.find(name));
   const auto reference = parse_reference(name);
@@ -132,6 +127,34 @@ Result<Removal> remove_image(Store& store, const std::string& name, Force force)
   if (tags.empty() && TRY(catalog.digests(image.id)).empty()) {
     TRY(delete_image(store, image, removal));
   }
+  return removal;
+}
+
+}  // namespace
+
+Result<bool> is_in_use(Store& store, const Digest& image) {
+  return TRY(user_of(store, image)).has_value();
+}
+
+// In one transaction: no container is made of an image between the look and the removal.
+Result<std::optional<Removal>> remove_unused(Store& store, const Image& image, Unused which) {
+  Transaction change(store.database());
+  TRY(change.begin());
+  Catalog catalog(store);
+  const bool is_kept = which == Unused::without_tags && !TRY(catalog.tags(image.id)).empty();
+  if (is_kept || TRY(is_in_use(store, image.id)) || !TRY(catalog.by_id(image.id))) {
+    return std::nullopt;
+  }
+  auto removal = TRY(remove_with_all_names(store, image));
+  TRY(change.commit());
+  return removal;
+}
+
+Result<Removal> remove_image(Store& store, const std::string& name, Force force) {
+  Transaction change(store.database());
+  TRY(change.begin());
+  auto removal = TRY(remove_named(store, name, force));
+  TRY(change.commit());
   return removal;
 }
 

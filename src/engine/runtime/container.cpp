@@ -133,18 +133,34 @@ std::unexpected<Error> Containers::name_conflict(const std::string& name) {
       name, found && *found ? row->text(0) : "");
 }
 
+Result<bool> Containers::has(const char* query, std::string_view value) {
+  auto row = TRY(database_.prepare(query));
+  row.bind(1, value);
+  return row.step();
+}
+
+// Another command may have removed it since it was found.
+Result<void> Containers::check_origin(const New& wanted) {
+  if (!wanted.snapshot.empty() &&
+      !TRY(has("SELECT 1 FROM snapshot WHERE id = ?", wanted.snapshot))) {
+    return fail("No such snapshot: {}", wanted.snapshot_name);
+  }
+  if (TRY(has("SELECT 1 FROM image WHERE id = ?", wanted.image.text()))) return {};
+  TRY(Catalog(store_).find(wanted.image_name));  // the error, unless the name is another's by now
+  return fail("No such image: {}", wanted.image.text());
+}
+
 // The name that it got; "": a made-up name was taken.
 Result<std::string> Containers::insert(const std::string& id, const New& wanted) {
   Transaction change(database_);
   TRY(change.begin());
+  TRY(check_origin(wanted));
   for (unsigned attempt = 0; attempt <= kNameAttempts; ++attempt) {
     auto name = wanted.name;
     if (name.empty()) {
       name = attempt < kNameAttempts ? whimsical_name(attempt) : id.substr(0, kShortId);
     }
-    auto row = TRY(database_.prepare("SELECT 1 FROM container WHERE name = ?"));
-    row.bind(1, name);
-    if (TRY(row.step())) {
+    if (TRY(has("SELECT 1 FROM container WHERE name = ?", name))) {
       if (wanted.name.empty()) continue;
       return name_conflict(name);
     }
@@ -222,10 +238,14 @@ Result<void> Containers::repair(Container& container) {
   if (!container.is_running() || ContainerLock::is_held(path)) return {};
   auto taken = ContainerLock::take(path);
   if (!taken || !*taken) return {};  // removed, or started again
-  auto row = TRY(database_.prepare(fmt::format("SELECT {} FROM container WHERE id = ?", kColumns)));
-  row.bind(1, container.id);
-  if (!TRY(row.step())) return {};
-  container = TRY(container_of(row));
+  {
+    // Done with before anything is written: what others have changed since would be in its way.
+    auto row =
+        TRY(database_.prepare(fmt::format("SELECT {} FROM container WHERE id = ?", kColumns)));
+    row.bind(1, container.id);
+    if (!TRY(row.step())) return {};
+    container = TRY(container_of(row));
+  }
   if (!container.is_running()) return {};
   for (const char* socket : {"supervisor", "vsock", "control"}) {
     (void)::unlink(fmt::format("{}/{}", path, socket).c_str());  // or there is none
@@ -309,9 +329,10 @@ Result<void> Containers::rename(const Container& container, const std::string& n
   TRY(check_container_name(name));
   Transaction change(database_);
   TRY(change.begin());
-  auto row = TRY(database_.prepare("SELECT 1 FROM container WHERE name = ?"));
-  row.bind(1, name);
-  if (TRY(row.step())) return name_conflict(name);
+  if (!TRY(has("SELECT 1 FROM container WHERE id = ?", container.id))) {
+    return fail("No such container: {}", container.name);
+  }
+  if (TRY(has("SELECT 1 FROM container WHERE name = ?", name))) return name_conflict(name);
   TRY(TRY(database_.prepare("UPDATE container SET name = ? WHERE id = ?"))
           .bind(1, name)
           .bind(2, container.id)
@@ -333,14 +354,11 @@ Result<void> Containers::remove_orphans() {
   std::error_code none;  // no directory: no container yet
   for (const auto& entry : fs::directory_iterator(directory(""), none)) {
     const auto id = entry.path().filename().string();
-    auto row = TRY(database_.prepare("SELECT 1 FROM container WHERE id = ?"));
-    row.bind(1, id);
-    if (TRY(row.step())) continue;
+    constexpr const char* kRow = "SELECT 1 FROM container WHERE id = ?";
+    if (TRY(has(kRow, id))) continue;
     const auto lock = ContainerLock::take(entry.path());
     if (!lock || !*lock) continue;  // being made, or removed
-    auto again = TRY(database_.prepare("SELECT 1 FROM container WHERE id = ?"));
-    again.bind(1, id);
-    if (!TRY(again.step())) TRY(remove_directory(entry.path()));
+    if (!TRY(has(kRow, id))) TRY(remove_directory(entry.path()));
   }
   return {};
 }

@@ -97,8 +97,9 @@ class Containers {
     std::string image_name;
     ContainerSpec spec;
     std::string snapshot = {};  // id of the one that it is made of
+    std::string snapshot_name = {};
   };
-  // Error: in Docker's words, the name is taken or is none.
+  // Error: in Docker's words, the name is taken or is none; what it is made of has been removed.
   Result<Container> create(New wanted);
 
   // The newest first, as they are now.
@@ -122,6 +123,8 @@ class Containers {
   Result<std::vector<Container>> select(const std::string& condition, std::string_view value);
   Result<void> repair(Container& container);
   Result<std::string> insert(const std::string& id, const New& wanted);
+  Result<void> check_origin(const New& wanted);
+  Result<bool> has(const char* query, std::string_view value);
   std::unexpected<Error> name_conflict(const std::string& name);
 
   Store& store_;

@@ -65,11 +65,11 @@ Result<bool> ContainerMachine::take(const std::string& root, const std::string& 
   container_ = TRY(containers.find(name));
   directory_ = containers.directory(container_.id);
   if (container_.is_running()) return true;
-  lock_ = TRY(ContainerLock::take(directory_));
-  if (!lock_) return false;
+  auto lock = ContainerLock::take(directory_);
   // It may have run, or gone, before the lock was ours.
   container_ = TRY(containers.find(container_.id));
-  return true;
+  lock_ = TRY(std::move(lock));
+  return lock_.has_value();
 }
 
 Result<void> ContainerMachine::start(const std::string& root) {

@@ -24,6 +24,10 @@ Result<ContainerSnapshot> snapshot_of(const Statement& row) {
   return snapshot;
 }
 
+std::unexpected<Error> name_is_taken(const std::string& name) {
+  return fail("a snapshot of the name '{}' is there already", name);
+}
+
 // The guest runs on while its memory is written.
 Result<void> save_machine(const std::string& container, const std::string& target) {
   auto control = TRY(protocol::ControlClient::connect(container + "/control"));
@@ -52,7 +56,7 @@ Result<ContainerSnapshots::Made> ContainerSnapshots::create(const Container& con
           "letter or a digit first",
           name);
     }
-    if (find(name)) return fail("a snapshot of the name '{}' is there already", name);
+    if (find(name)) return name_is_taken(name);
   }
   TRY(remove_orphans());
   const ContainerSnapshot snapshot{new_container_id(),   name,           container.image,
@@ -77,20 +81,27 @@ Result<void> ContainerSnapshots::save(const Container& container,
   TRY(write_spec(path, container.spec));
   TRY(sync_directory(path));
   TRY(sync_directory(directory("")));
-  const auto written = TRY(database_.prepare("INSERT INTO snapshot (id, name, image, image_name, "
-                                             "container_name, created) VALUES (?, ?, ?, ?, ?, ?)"))
-                           .bind(1, snapshot.id)
-                           .bind(2, snapshot.name)
-                           .bind(3, snapshot.image.text())
-                           .bind(4, snapshot.image_name)
-                           .bind(5, snapshot.container_name)
-                           .bind(6, snapshot.created)
-                           .run();
-  if (written) return {};
-  if (!snapshot.name.empty() && find(snapshot.name)) {
-    return fail("a snapshot of the name '{}' is there already", snapshot.name);
+  return insert(snapshot);
+}
+
+// Other commands may have taken the name meanwhile, or removed the container and its image.
+Result<void> ContainerSnapshots::insert(const ContainerSnapshot& snapshot) {
+  Transaction change(database_);
+  TRY(change.begin());
+  if (!snapshot.name.empty() && find(snapshot.name)) return name_is_taken(snapshot.name);
+  if (!TRY(Catalog(store_).by_id(snapshot.image))) {
+    return fail("No such image: {}", snapshot.image_name);
   }
-  return written;
+  TRY(TRY(database_.prepare("INSERT INTO snapshot (id, name, image, image_name, container_name, "
+                            "created) VALUES (?, ?, ?, ?, ?, ?)"))
+          .bind(1, snapshot.id)
+          .bind(2, snapshot.name)
+          .bind(3, snapshot.image.text())
+          .bind(4, snapshot.image_name)
+          .bind(5, snapshot.container_name)
+          .bind(6, snapshot.created)
+          .run());
+  return change.commit();
 }
 
 Result<std::vector<ContainerSnapshot>> ContainerSnapshots::list() {
@@ -110,8 +121,10 @@ Result<ContainerSnapshot> ContainerSnapshots::find(std::string_view name) {
   return snapshot_of(row);
 }
 
-Result<ContainerSpec> ContainerSnapshots::spec(const ContainerSnapshot& snapshot) const {
-  return read_spec(directory(snapshot.id));
+Result<ContainerSpec> ContainerSnapshots::spec(const ContainerSnapshot& snapshot) {
+  auto spec = read_spec(directory(snapshot.id));
+  if (!spec && !snapshot.name.empty()) TRY(find(snapshot.name));
+  return spec;
 }
 
 Result<std::vector<std::string>> ContainerSnapshots::users(const ContainerSnapshot& snapshot) {

@@ -50,7 +50,8 @@ class ContainerSnapshots {
   Result<std::vector<ContainerSnapshot>> list();
   // Error: "No such snapshot: NAME".
   Result<ContainerSnapshot> find(std::string_view name);
-  Result<ContainerSpec> spec(const ContainerSnapshot& snapshot) const;
+  // Error: another command has removed it.
+  Result<ContainerSpec> spec(const ContainerSnapshot& snapshot);
   Result<std::vector<std::string>> users(const ContainerSnapshot& snapshot);  // ids of containers
   // Error: containers are made of it.
   Result<void> remove(const ContainerSnapshot& snapshot);
@@ -62,6 +63,7 @@ class ContainerSnapshots {
  private:
   Result<void> release_held(const std::string& id);
   Result<void> save(const Container& container, const ContainerSnapshot& snapshot);
+  Result<void> insert(const ContainerSnapshot& snapshot);
 
   Store& store_;
   Database& database_;

@@ -70,10 +70,12 @@ void Supervised::look_for_lock() {
 // None: of one that another command works with, or whose other supervisor starts it, it is waited
 // for; of one that runs already it is not.
 Result<std::optional<ContainerLock>> Supervised::take_lock() {
-  if (auto lock = TRY(ContainerLock::take(directory_))) return lock;
+  auto lock = ContainerLock::take(directory_);
+  if (lock && *lock) return lock;
   auto store = TRY(Store::open(root_));
   auto found = TRY(Containers(store).by_id(id_));
   if (!found) return fail("No such container: {}", id_);
+  if (!lock) return lock;
   if (found->is_running()) return fail("container {} {}", id_.substr(0, 12), kAlreadyRunning);
   container_ = std::move(*found);  // says which input is taken
   if (EventLoop::Clock::now() > lock_deadline_) {
