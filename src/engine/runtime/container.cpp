@@ -92,8 +92,12 @@ Result<void> write_spec(const std::string& directory, const ContainerSpec& spec)
 }
 
 Result<void> remove_directory(const std::string& directory) {
+  // Its name goes at once: who waits for its lock would make the file anew while it is emptied.
+  const auto gone = directory + ".removed";
+  const auto& left = ::rename(directory.c_str(), gone.c_str()) == 0 ? gone : directory;
   std::error_code error;
-  fs::remove_all(directory, error);
+  fs::remove_all(left, error);
+  if (error == std::errc::directory_not_empty) fs::remove_all(left, error);  // made just before
   if (error) return fail("cannot remove '{}': {}", directory, error.message());
   return {};
 }

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <regex>
+#include <thread>
 
 #include "src/engine/runtime/guest_request.h"
 #include "src/engine/runtime/machine_files.h"
@@ -145,6 +146,21 @@ TEST_F(ContainersTest, DirectoriesOfKilledCommandsGo) {
   const auto lock = ContainerLock::take(orphan);
   EXPECT_EQ(containers_->list()->size(), 1u);
   EXPECT_TRUE(std::filesystem::exists(orphan));
+}
+
+TEST_F(ContainersTest, WhoWaitsForOneIsNotInTheWayOfItsRemoval) {
+  for (int i = 0; i < 50; ++i) {
+    const auto made = make("web");
+    ASSERT_TRUE(made);
+    // As a second command that has found it.
+    const std::jthread waiting([directory = directory(*made)](const std::stop_token& stop) {
+      while (!stop.stop_requested() && ContainerLock::take(directory)) {
+      }
+    });
+    const auto removed = containers_->remove(made->id);
+    ASSERT_TRUE(removed) << removed.error().message();
+    ASSERT_TRUE(std::filesystem::is_empty(containers_->directory("")));
+  }
 }
 
 TEST_F(ContainersTest, ADamagedOneIsInNobodysWay) {
