@@ -103,6 +103,22 @@ TEST_F(ContainerSnapshotsTest, OneOfAForkGoesWithTheLastContainer) {
   EXPECT_FALSE(is_there(snapshot));
 }
 
+// The command that makes more containers of it has its lock; it is the one that releases it last.
+TEST_F(ContainerSnapshotsTest, OneOfAForkStaysWhileMoreAreMadeOfIt) {
+  const auto snapshot = have("");
+  const auto one = make(snapshot, "one");
+  auto lock = ContainerLock::take(snapshots().directory(snapshot.id));
+  ASSERT_TRUE(lock && *lock);
+  ASSERT_TRUE(containers().remove(one.id));
+  EXPECT_TRUE(is_there(snapshot));
+  const auto two = make(snapshot, "two");
+  lock->reset();
+  ASSERT_TRUE(snapshots().release(snapshot.id));
+  EXPECT_TRUE(is_there(snapshot)) << "it has one";
+  ASSERT_TRUE(containers().remove(two.id));
+  EXPECT_FALSE(is_there(snapshot));
+}
+
 TEST_F(ContainerSnapshotsTest, WhatKilledCommandsLeftGoes) {
   const auto named = have("named");
   const auto fork = have("");  // no container was made of it
