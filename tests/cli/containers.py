@@ -1003,6 +1003,19 @@ def commands_at_once(t, vmm):
     t.eventually(lambda: not machines_of(t), 10, "nothing runs")
 
 
+@test
+def output_that_cannot_be_read(t):
+    """Better no process than one whose words are lost."""
+    vmm = Engine(t, "refuses-errors")
+    begun = time.monotonic()
+    vmm.refused(125, "unable to start container process: cannot connect its streams: the agent refused the connection", "run", "--name", "xx",
+                "busybox", "sleep", "1000")
+    t.true(time.monotonic() - begun < 15 * t.patience, f"{time.monotonic() - begun:.1f} s")
+    t.equal(vmm.state("xx"), "created 125")
+    t.eventually(lambda: not machines_of(t), 10, "nothing runs")
+    vmm.end()
+
+
 def make_image(vmm, name):
     container = vmm("create", "busybox").strip()
     vmm("commit", container, name)

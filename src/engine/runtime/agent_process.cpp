@@ -56,11 +56,13 @@ void AgentProcess::lose() {
 
 // What came before the end is still to be read.
 void AgentProcess::expect_end() {
+  if (drain_timer_) loop_.cancel_timer(*drain_timer_);
   drain_timer_ = loop_.add_timer(EventLoop::Clock::now() + kDrainPatience, [this] {
     drain_timer_.reset();
     output_.reset();
     error_.reset();
     opening_ = 0;
+    if (!lost_ && !exited_) exited_.emplace();  // which a stream that was refused holds up
     check_end();
   });
   check_end();
@@ -102,9 +104,14 @@ void AgentProcess::open_stream(Kind kind) {
 void AgentProcess::take_stream(Kind kind, Result<UniqueFd> socket) {
   if (over_ || opening_ == 0) return;
   --opening_;
-  // Some of its input or output would be lost, and nobody told: better it ends. (Of a machine that
-  // has ended, the control connection says so.)
-  if (!socket && !exited_ && !lost_) signal(SIGKILL);
+  // Some of its input or output would be lost, and nobody told: better it ends. The agent may wait
+  // for that stream with what it says of the end. (Of a machine that has ended, the control
+  // connection says so.)
+  if (!socket && !exited_ && !lost_) {
+    stream_error_ = fmt::format("cannot connect its streams: {}", socket.error().message());
+    signal(SIGKILL);
+    expect_end();
+  }
   if (socket) {
     const auto stream = kind == Kind::standard_error ? wire::Stream::error : wire::Stream::output;
     auto connected = std::make_unique<StreamSocket>(
@@ -126,7 +133,7 @@ void AgentProcess::take_stream(Kind kind, Result<UniqueFd> socket) {
      : kind == Kind::standard_error ? error_
                                     : output_) = std::move(connected);
   }
-  if (opening_ == 0) {
+  if (opening_ == 0 && stream_error_.empty()) {
     callbacks_.started();
     set_output_reading(reading_);
     check_end();
@@ -138,6 +145,9 @@ void AgentProcess::check_end() {
   if (over_ || (!exited_ && !lost_)) return;
   if ((opening_ > 0 && !lost_) || is_open(output_) || is_open(error_)) return;
   over_ = true;
+  if (exited_ && !stream_error_.empty()) {
+    return callbacks_.failed({agent::Failed::Reason::setup, 0, stream_error_});
+  }
   if (exited_) return callbacks_.exited(*exited_);
   callbacks_.lost();
 }

@@ -67,6 +67,7 @@ class AgentProcess {
   std::string early_input_;
   bool input_ended_ = false, reading_ = true, over_ = false, lost_ = false;
   std::optional<protocol::agent::Exited> exited_;
+  std::string stream_error_;
   std::optional<std::uint64_t> drain_timer_;
 };
 
