@@ -1016,6 +1016,30 @@ def output_that_cannot_be_read(t):
     vmm.end()
 
 
+@test
+def a_snapshot_that_is_interrupted(t):
+    vmm = Engine(t, "saves-for-ever")
+    vmm("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+
+    def files():
+        return [file for folder, _, files in os.walk(t.path("store/snapshots")) for file in files]
+    for words, text in ((("snapshot", "create", "web", "kept"), "snapshot 'kept' was not created"),
+                        (("fork", "web"), "no copy of container 'web' was started")):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process = vmm.start(*words)
+            t.eventually(lambda: "manifest.json" in files(), 20, "the machine is being saved")
+            process.send_signal(number)
+            begun = time.monotonic()
+            output, errors = process.communicate(timeout=30 * t.patience)
+            t.true(time.monotonic() - begun < t.patience, "it ends within a second")
+            t.equal((process.returncode, output, errors), (-number, "", f"vmm: interrupted: {text}\n"))
+            t.equal(os.listdir(t.path("store/snapshots")), [])
+    t.equal(vmm("snapshot", "ls", "-q"), "")
+    t.equal(vmm("ps", "-a", "--format", "{{.Names}} {{.State}}"), "web running\n")
+    t.equal(vmm("exec", "web", "echo", "runs"), "runs\n")
+    vmm.end()
+
+
 def make_image(vmm, name):
     container = vmm("create", "busybox").strip()
     vmm("commit", container, name)

@@ -246,6 +246,30 @@ def templates_that_do_not_work(t):
         vmm.end()
 
 
+@test(only="x86_64")
+def a_snapshot_that_is_interrupted(t):
+    vmm = Engine(t)
+    vmm("load", "-i", t.images.busybox)
+    try:
+        # Memory that takes its time.
+        vmm("run", "-d", "--name", "web", *SIZE, "--shm-size", "128m", "busybox", "sh", "-c",
+            "dd if=/dev/urandom of=/dev/shm/x bs=1M count=100; echo filled; exec sleep 1000")
+        t.eventually(lambda: "filled" in vmm("logs", "web", error=""), 120, "its memory is full")
+        folder = os.path.join(vmm.environment["VMM_ROOT"], "snapshots")
+        process = vmm.command("snapshot", "create", "web", "kept")
+        t.eventually(lambda: os.path.isdir(folder) and any("machine.partial" in names for _, names, _ in os.walk(folder)), 60,
+                     "the machine is being saved", every=0.01)
+        process.send_signal(signal.SIGINT)
+        t.equal(process.communicate(timeout=60 * t.patience), ("", "vmm: interrupted: snapshot 'kept' was not created\n"))
+        t.equal(process.returncode, -signal.SIGINT)
+        t.equal(os.listdir(folder), [])
+        t.equal(vmm("snapshot", "ls", "-q"), "")
+        t.equal(vmm("exec", "web", "echo", "runs"), "runs\n")
+        t.equal(vmm("snapshot", "create", "web", "kept"), "kept\n", "the next one")
+    finally:
+        vmm.end()
+
+
 # ---- the images that people know, by the commands that they know. Their store is shared: Debian's root, their lowest layer, is in it once.
 
 def with_image(t, name, way):

@@ -127,7 +127,8 @@ inline constexpr std::array<std::string_view, 2> kRunParagraphs = {
 };
 inline constexpr std::array<std::string_view, 2> kSnapshotCreateParagraphs = {
     "Saves memory and files of a running container, of one moment; it runs on. `vmm run --from "
-    "NAME` goes on from there, as often as you like and beside it.",
+    "NAME` goes on from there, as often as you like and beside it. Ctrl-C cancels it, and nothing "
+    "of it is left.",
     "Whoever has the snapshot has what was in the container's memory, passwords among it.",
 };
 inline constexpr std::array<std::string_view, 1> kSnapshotRemoveParagraphs = {

@@ -4,6 +4,7 @@
 #include "src/base/file_time.h"
 #include "src/base/text.h"
 #include "src/engine/cli/commands.h"
+#include "src/engine/cli/interruption.h"
 #include "src/engine/cli/rows.h"
 #include "src/engine/cli/run.h"
 #include "src/engine/cli/run_options.h"
@@ -36,13 +37,23 @@ Result<void> check_for_many(const Words& words) {
   return {};
 }
 
+// Ctrl-C cancels the machine's work as well, and nothing is left.
+Result<ContainerSnapshots::Made> make(Store& store, const Container& container,
+                                      const std::string& name, std::string_view if_interrupted) {
+  Interruption interruption;
+  auto made = ContainerSnapshots(store).create(container, name, interruption);
+  interruption.finish(made.has_value(), if_interrupted);
+  return made;
+}
+
 }  // namespace
 
 Result<int> snapshot_create(const Words& words) {
   auto store = TRY(open_store());
   const auto container = TRY(Containers(store).find(words.names()[0]));
-  const auto made = TRY(ContainerSnapshots(store).create(container, words.names()[1]));
-  print(made.snapshot.name + "\n");
+  const auto& name = words.names()[1];
+  TRY(make(store, container, name, fmt::format("snapshot '{}' was not created", name)));
+  print(name + "\n");
   return 0;
 }
 
@@ -103,7 +114,8 @@ Result<int> fork_container(const Words& words) {
   auto store = TRY(open_store());
   const auto container = TRY(Containers(store).find(words.names()[0]));
   ContainerSnapshots snapshots(store);
-  auto made = TRY(snapshots.create(container, ""));
+  auto made = TRY(make(store, container, "",
+                       fmt::format("no copy of container '{}' was started", container.name)));
   const auto forked = [&]() -> Result<void> {
     for (std::uint64_t number = 1; number <= count; ++number) {
       const auto mine = words.with(kNumber, fmt::format("{}", number)).with_flag("detach");

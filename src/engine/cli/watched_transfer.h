@@ -8,9 +8,11 @@
 
 #include <stdio.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "src/engine/cli/interruption.h"
 #include "src/engine/cli/layer_lines.h"
 
 namespace vmm::engine::cli {
@@ -20,7 +22,6 @@ class WatchedTransfer {
   // `out`: standard output or error; nullptr: says nothing. `before` goes before the first layer.
   explicit WatchedTransfer(FILE* out, std::string before = {});
   WatchedTransfer(const WatchedTransfer&) = delete;
-  ~WatchedTransfer();
 
   const LayerEvents& events() const { return events_; }
   // The work has returned; signals are as they were. After one that came meanwhile, ends the
@@ -33,7 +34,7 @@ class WatchedTransfer {
 
   FILE* out_;
   std::string before_;
-  bool has_begun_ = false;
+  std::optional<Interruption> interruption_;
   LayerLines lines_;
   LayerEvents events_;
 };

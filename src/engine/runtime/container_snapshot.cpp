@@ -1,6 +1,10 @@
 #include "src/engine/runtime/container_snapshot.h"
 
+#include <sys/stat.h>
+
+#include <chrono>
 #include <filesystem>
+#include <optional>
 
 #include "src/base/new_file.h"
 #include "src/engine/runtime/names.h"
@@ -10,7 +14,10 @@ namespace vmm::engine {
 namespace {
 
 namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
 
+constexpr std::chrono::milliseconds kLookEvery{100};  // whether it is cancelled
+constexpr std::chrono::milliseconds kCancelPatience{800};
 constexpr std::string_view kColumns = "id, name, image, image_name, container_name, created";
 
 Result<ContainerSnapshot> snapshot_of(const Statement& row) {
@@ -29,12 +36,25 @@ std::unexpected<Error> name_is_taken(const std::string& name) {
 }
 
 // The guest runs on while its memory is written.
-Result<void> save_machine(const std::string& container, const std::string& target) {
+Result<void> save_machine(const std::string& container, const std::string& target,
+                          Progress& progress) {
   auto control = TRY(protocol::ControlClient::connect(container + "/control"));
   const auto job = TRY(control.call<protocol::JobResult>(
       protocol::Snapshot{.directory = target, .parent = "", .live = true, .stop = false}));
-  TRY(control.call(protocol::Wait{job.job}));
-  return {};
+  const auto waiting = TRY(control.ask(protocol::Wait{job.job}));
+  std::optional<Clock::time_point> deadline;  // of what was cancelled: its files are to be let go
+  while (!deadline || Clock::now() < *deadline) {
+    if (!deadline && !progress.advance(0)) {
+      TRY(control.ask(protocol::Cancel{job.job}));
+      deadline = Clock::now() + kCancelPatience;
+    }
+    const auto line = TRY(control.poll_line(kLookEvery));
+    if (!line) continue;
+    const auto reply = TRY(protocol::decode_reply(*line));
+    if (reply.id != waiting) continue;
+    return reply.ok ? Result<void>() : fail("{}", reply.error);
+  }
+  return std::unexpected(Error("cancelled", kCancelled));
 }
 
 }  // namespace
@@ -44,7 +64,8 @@ std::string ContainerSnapshots::directory(std::string_view id) const {
 }
 
 Result<ContainerSnapshots::Made> ContainerSnapshots::create(const Container& container,
-                                                            const std::string& name) {
+                                                            const std::string& name,
+                                                            Progress& progress) {
   if (container.state == ContainerState::paused) {
     return fail("Container {} is paused. Unpause the container before it is saved", container.name);
   }
@@ -67,20 +88,21 @@ Result<ContainerSnapshots::Made> ContainerSnapshots::create(const Container& con
   if (error) return fail("cannot create '{}': {}", path, error.message());
   auto lock = TRY(ContainerLock::take(path));
   if (!lock) return fail("'{}' is in use by another command", path);
-  if (const auto saved = save(container, snapshot); !saved) {
+  if (const auto saved = save(container, snapshot, progress); !saved) {
     (void)remove_directory(path);  // or it is an orphan
     return std::unexpected(saved.error());
   }
   return Made{snapshot, std::move(lock)};
 }
 
-Result<void> ContainerSnapshots::save(const Container& container,
-                                      const ContainerSnapshot& snapshot) {
+Result<void> ContainerSnapshots::save(const Container& container, const ContainerSnapshot& snapshot,
+                                      Progress& progress) {
   const auto path = directory(snapshot.id);
-  TRY(save_machine(Containers(store_).directory(container.id), machine(snapshot.id)));
+  TRY(save_machine(Containers(store_).directory(container.id), machine(snapshot.id), progress));
   TRY(write_spec(path, container.spec));
   TRY(sync_directory(path));
   TRY(sync_directory(directory("")));
+  TRY(progress.advance(0));
   return insert(snapshot);
 }
 

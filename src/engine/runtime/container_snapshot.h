@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "src/base/progress.h"
 #include "src/engine/runtime/container.h"
 
 namespace vmm::engine {
@@ -42,9 +43,10 @@ class ContainerSnapshots {
     ContainerSnapshot snapshot;
     std::optional<ContainerLock> lock;
   };
-  // Error: it is paused, or ends meanwhile; the name is taken or is none; the disk is full. Nothing
-  // is left then.
-  Result<Made> create(const Container& container, const std::string& name);
+  // Error: it is paused, or ends meanwhile; the name is taken or is none; the disk is full; it was
+  // cancelled, which the machine is given a second for. Nothing is left then.
+  Result<Made> create(const Container& container, const std::string& name,
+                      Progress& progress = Progress::none());
 
   // Those with a name, the newest first.
   Result<std::vector<ContainerSnapshot>> list();
@@ -62,7 +64,8 @@ class ContainerSnapshots {
 
  private:
   Result<void> release_held(const std::string& id);
-  Result<void> save(const Container& container, const ContainerSnapshot& snapshot);
+  Result<void> save(const Container& container, const ContainerSnapshot& snapshot,
+                    Progress& progress);
   Result<void> insert(const ContainerSnapshot& snapshot);
 
   Store& store_;
