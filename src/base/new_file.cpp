@@ -66,6 +66,22 @@ Result<void> sync_directory(const std::string& path) {
   return {};
 }
 
+Result<void> create_directories(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return {};
+  std::filesystem::path made, parent;
+  for (const auto& part : std::filesystem::absolute(path, error)) {
+    parent = std::exchange(made, made / part);
+    if (::mkdir(made.c_str(), 0777) == 0) {
+      TRY(sync_directory(parent));
+    } else if (errno != EEXIST) {
+      return fail_errno("cannot create '{}'", path);
+    }
+  }
+  if (!std::filesystem::is_directory(path, error)) return fail("'{}' is not a directory", path);
+  return {};
+}
+
 Result<NewFile> NewFile::create(const std::string& path, mode_t mode) {
   if (path.empty() || path.ends_with('/')) return fail("'{}' does not name a file", path);
   struct stat status{};

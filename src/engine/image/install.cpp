@@ -93,6 +93,7 @@ Result<Image> install_image(Store& store, const Digest& manifest_digest,
     image.layers.push_back({config.diff_ids[i], blob.digest, size});
   }
   TRY(install_merged(content, image));
+  TRY(content.sync_names());
   TRY(catalog.add(image, names));
   return image;
 }

@@ -188,13 +188,13 @@ Result<Container> Containers::create(New wanted) {
   const auto id = new_container_id();
   const auto path = directory(id);
   if (wanted.spec.host_name.empty()) wanted.spec.host_name = id.substr(0, kShortId);
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) return fail("cannot create '{}': {}", path, error.message());
+  TRY(create_directories(directory("")));
+  if (::mkdir(path.c_str(), 0777) < 0) return fail_errno("cannot create '{}'", path);
   const auto lock = TRY(ContainerLock::take(path));  // until the row is there
   const auto inserted = [&]() -> Result<std::string> {
     TRY(write_spec(path, wanted.spec));
     TRY(sync_directory(path));
+    TRY(sync_directory(directory("")));  // last: what takes time is done once
     return insert(id, wanted);
   }();
   if (!inserted) {

@@ -5,6 +5,7 @@
 
 #include <chrono>
 
+#include "src/base/new_file.h"
 #include "src/engine/runtime/agent_machine.h"
 #include "src/engine/runtime/guest_request.h"
 #include "src/engine/runtime/machine_template.h"
@@ -80,6 +81,7 @@ Result<void> ContainerMachine::start(const std::string& root) {
   {
     auto store = TRY(Store::open(root));
     TRY(make_disks(store, container_));
+    TRY(sync_directory(directory_));
   }
   const auto program = TRY(find_monitor());
   auto unconnected = container_;

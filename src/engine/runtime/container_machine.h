@@ -44,7 +44,7 @@ class ContainerMachine {
 };
 
 // The list of files that its image is, and its writable layer, in the directory of a container
-// whose lock the caller holds.
+// whose lock the caller holds. The directory is to be synced before a row says that it ran.
 Result<void> make_disks(Store& store, const Container& container);
 
 }  // namespace vmm::engine

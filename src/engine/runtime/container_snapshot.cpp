@@ -83,9 +83,8 @@ Result<ContainerSnapshots::Made> ContainerSnapshots::create(const Container& con
   const ContainerSnapshot snapshot{new_container_id(),   name,           container.image,
                                    container.image_name, container.name, now_in_nanoseconds()};
   const auto path = directory(snapshot.id);
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) return fail("cannot create '{}': {}", path, error.message());
+  TRY(create_directories(directory("")));
+  if (::mkdir(path.c_str(), 0777) < 0) return fail_errno("cannot create '{}'", path);
   auto lock = TRY(ContainerLock::take(path));
   if (!lock) return fail("'{}' is in use by another command", path);
   if (const auto saved = save(container, snapshot, progress); !saved) {

@@ -155,7 +155,9 @@ Result<void> make_writable_layer(const std::string& root, const std::string& pat
   const auto original = TRY(formatted_layer(root));
   const auto from = TRY(open_file(original, O_RDONLY));
   const auto to = TRY(open_file(path, O_RDWR | O_CREAT | O_TRUNC));
-  return copy_sparse(from.get(), to.get());
+  TRY(copy_sparse(from.get(), to.get()));
+  if (::fdatasync(to.get()) < 0) return fail_errno("cannot sync '{}'", path);
+  return {};
 }
 
 }  // namespace vmm::engine

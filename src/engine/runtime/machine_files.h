@@ -23,7 +23,8 @@ Result<std::string> find_monitor();
 
 inline constexpr const char* kWritableSize = "64G";  // sparse: what is written counts
 
-// A copy of a formatted, empty ext4 at `path`. The original is made once, below ROOT/machine.
+// A copy of a formatted, empty ext4 at `path`, synced: half of one would be in the way of every
+// later start. The original is made once, below ROOT/machine.
 Result<void> make_writable_layer(const std::string& root, const std::string& path);
 
 }  // namespace vmm::engine

@@ -107,7 +107,9 @@ Result<void> Supervised::prepare(ContainerLock lock) {
     recipe_ = TRY(template_recipe(spec, files_, monitor_program_));
     template_ = MachineTemplates(root_).find(recipe_->name);
   }
-  return start_machine();
+  TRY(start_machine());
+  // The disks have their names before a row says that it ran; meanwhile the machine starts.
+  return sync_directory(directory_);
 }
 
 Result<void> Supervised::start_machine() {

@@ -29,13 +29,6 @@ std::string_view folder_of(Content kind) {
   return {};
 }
 
-Result<void> make_directories(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) return fail("cannot create '{}': {}", path, error.message());
-  return {};
-}
-
 }  // namespace
 
 TemporaryFile::TemporaryFile(TemporaryFile&& other) noexcept
@@ -55,8 +48,8 @@ Result<UniqueFd> TemporaryFile::reopen() const { return open_file(path_, O_RDWR)
 
 Result<ContentStore> ContentStore::open(std::string root) {
   ContentStore store(std::move(root));
-  for (const auto kind : kKinds) TRY(make_directories(store.directory(kind)));
-  TRY(make_directories(store.root_ + "/tmp"));
+  for (const auto kind : kKinds) TRY(create_directories(store.directory(kind)));
+  TRY(create_directories(store.root_ + "/tmp"));
   return store;
 }
 
@@ -99,7 +92,12 @@ Result<void> ContentStore::publish(TemporaryFile file, Content kind, const Diges
     return fail_errno("cannot create '{}'", target);
   }
   file.path_.clear();
-  return sync_directory(directory(kind));
+  return {};
+}
+
+Result<void> ContentStore::sync_names() const {
+  for (const auto kind : kKinds) TRY(sync_directory(directory(kind)));
+  return {};
 }
 
 Result<Digest> ContentStore::add_blob(std::string_view content) const {

@@ -5,6 +5,7 @@
 //   TRY(blob.write(bytes));
 //   const auto written = TRY(blob.finish());      // digest and size are known
 //   TRY(store.publish(std::move(written.file), Content::blob, written.digest));
+//   TRY(store.sync_names());                      // before it is named by a row
 #pragma once
 
 #include <cstdint>
@@ -58,6 +59,8 @@ class ContentStore {
   Result<TemporaryFile> temporary() const;
   // Syncs the file and gives it its name.
   Result<void> publish(TemporaryFile file, Content kind, const Digest& digest) const;
+  // Makes all names durable, also of what another process has published: before a row says so.
+  Result<void> sync_names() const;
   Result<Digest> add_blob(std::string_view content) const;
 
   Result<std::vector<Digest>> list(Content kind) const;

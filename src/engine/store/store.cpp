@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <set>
 
+#include "src/base/new_file.h"
 #include "src/engine/store/schema.h"
 
 namespace vmm::engine {
@@ -49,12 +51,10 @@ Result<std::string> default_root() {
 }
 
 Result<Store> Store::open(const std::string& root) {
-  std::error_code error;
-  if (std::filesystem::create_directories(root, error)) {
-    // Images are their owner's: what is in them may be secret.
-    std::filesystem::permissions(root, std::filesystem::perms::owner_all, error);
-  }
-  if (error) return fail("cannot create '{}': {}", root, error.message());
+  const bool is_new = ::access(root.c_str(), F_OK) < 0;
+  TRY(create_directories(root));
+  // Images are their owner's: what is in them may be secret.
+  if (is_new && ::chmod(root.c_str(), 0700) < 0) return fail_errno("cannot create '{}'", root);
   auto lock_file = TRY(open_file(root + "/lock", O_RDWR | O_CREAT));
   auto content = TRY(ContentStore::open(root));
   if (lock_alone(lock_file)) TRY(content.remove_temporary_files());

@@ -6,9 +6,10 @@
 //   ROOT/tmp               files that are being written
 //   ROOT/lock              held shared by each command, alone by what removes contents
 //
-// Order of changes, so that a process may be killed at any instant: contents first, then the rows
-// that name them, in one transaction. What is named therefore exists; what is not named is garbage
-// that the next removal collects. Temporary files go when a command finds the store unused.
+// Order of changes, so that a process may be killed, or the power fail, at any instant: contents
+// first, synced, then their directories, then the rows that name them, in one transaction. What is
+// named therefore exists; what is not named is garbage that the next removal collects. Temporary
+// files go when a command finds the store unused.
 #pragma once
 
 #include <string>
