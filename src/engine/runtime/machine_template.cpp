@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <filesystem>
 
@@ -106,12 +107,38 @@ bool make_alone(const MachineTemplates& templates, const TemplateRecipe& recipe)
 
 }  // namespace
 
+std::string processor_in(std::string_view cpuinfo) {
+  constexpr std::array<std::string_view, 7> kLines = {
+      "vendor_id",   "flags",    "CPU implementer", "CPU architecture",
+      "CPU variant", "CPU part", "Features"};
+  std::string text;
+  // Of the first processor: the others have the same, or the machine would not run on them.
+  for (const auto line : split(cpuinfo.substr(0, cpuinfo.find("\n\n")), '\n')) {
+    const auto name = line.substr(0, line.find_first_of("\t:"));
+    if (std::ranges::find(kLines, name) != kLines.end()) text += fmt::format("{}\n", line);
+  }
+  return text;
+}
+
+// The kernel makes the text of each processor as it is read, which takes time where there are many.
+std::string host_processor() {
+  std::string text;
+  const auto file = open_file("/proc/cpuinfo", O_RDONLY);
+  std::array<char, 4096> buffer;
+  while (file && !text.contains("\n\n")) {
+    const ssize_t n = ::read(file->get(), buffer.data(), buffer.size());
+    if (n <= 0) break;
+    text.append(buffer.data(), static_cast<std::size_t>(n));
+  }
+  return processor_in(text);
+}
+
 Result<TemplateRecipe> template_recipe(const ContainerSpec& spec, const MachineFiles& files,
-                                       const std::string& monitor) {
+                                       const std::string& monitor, const std::string& processor) {
   TemplateRecipe recipe{"", monitor, template_words(spec, files)};
   // The files count as what they are, not by their paths.
   const MachineFiles nameless{"", "", files.append};
-  auto text = fmt::format("1\n{}\n", fmt::join(template_words(spec, nameless), "\n"));
+  auto text = fmt::format("2\n{}\n{}", fmt::join(template_words(spec, nameless), "\n"), processor);
   for (const auto& file : {files.kernel, files.initramfs, monitor}) {
     text += TRY(identity(file)) + "\n";
   }

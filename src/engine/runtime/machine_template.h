@@ -1,6 +1,7 @@
 // Templates of containers' machines: each is a snapshot of a machine whose agent listens and whose
 // slots are empty. A container's machine goes on from it instead of booting. One serves the
-// containers of all images whose machines have the same kernel, memory, CPUs and network cards.
+// containers of all images whose machines have the same kernel, memory, CPUs and network cards, on
+// hosts whose processors are alike.
 //
 //   ROOT/machine/templates/NAME/       the snapshot; its time is that of its last use
 //                          NAME.lock   held by who makes it; what it says: why that failed
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/engine/runtime/machine_files.h"
@@ -27,8 +29,13 @@ struct TemplateRecipe {
   std::string monitor;             // the program
   std::vector<std::string> words;  // and those of the machine
 };
+// What the restore of a snapshot asks of a host's processor, its maker and features: lines of
+// /proc/cpuinfo.
+std::string processor_in(std::string_view cpuinfo);
+std::string host_processor();
 Result<TemplateRecipe> template_recipe(const ContainerSpec& spec, const MachineFiles& files,
-                                       const std::string& monitor);
+                                       const std::string& monitor,
+                                       const std::string& processor = host_processor());
 
 class MachineTemplates {
  public:

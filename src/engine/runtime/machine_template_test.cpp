@@ -67,10 +67,28 @@ TEST_F(MachineTemplateTest, ItsNameSaysWhatMachineItIs) {
   EXPECT_EQ(template_recipe({}, {path("link"), path("initramfs"), ""}, path("monitor"))->name,
             later)
       << "wherever the files are";
+  const auto on = [&](const std::string& processor) {
+    return template_recipe({}, files(), path("monitor"), processor)->name;
+  };
+  EXPECT_EQ(on(host_processor()), later);
+  EXPECT_NE(on("flags\t: sse2 avx2\n"), on("flags\t: sse2\n")) << "a home may be shared by hosts";
   fs::remove(path("initramfs"));
   const auto missing = template_recipe({}, files(), path("monitor"));
   ASSERT_FALSE(missing);
   EXPECT_TRUE(missing.error().message().contains("initramfs"));
+}
+
+TEST(HostProcessor, IsWhatSnapshotsAskFor) {
+  EXPECT_EQ(processor_in(
+                "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t\t: 1\ncpu MHz\t\t: 2449.9\n"
+                "flags\t\t: fpu sse2\nbugs\t\t: fxsave_leak\n\nprocessor\t: 1\nflags\t\t: other\n"),
+            "vendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2\n");
+  EXPECT_EQ(processor_in("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n"
+                         "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\n"
+                         "CPU part\t: 0xd08\nCPU revision\t: 3\n\n"),
+            "Features\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: "
+            "0x0\nCPU part\t: 0xd08\n");
+  EXPECT_FALSE(host_processor().empty());
 }
 
 TEST_F(MachineTemplateTest, AFailureIsNotTriedAgainAtOnce) {
