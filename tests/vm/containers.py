@@ -225,6 +225,7 @@ def templates_that_do_not_work(t):
             os.truncate(os.path.join(folder, file), size)
             t.equal(vmm("run", "--rm", *SIZE, "busybox", "echo", "hi"), "hi\n", file)
             t.eventually(lambda: os.path.exists(folder) and os.stat(folder).st_ino != before, 120, "a new template", every=0.25)
+            t.equal(vmm("run", "--rm", *SIZE, "busybox", "echo", "warm"), "warm\n", "which works: two that do not would be the last")
         damage("state", 100)
         damage("memory", 64 << 20)      # what is behind its end is missing while the guest runs
         vmm("run", "-d", "--name", "web", *SIZE, "busybox", "sleep", "1000")
@@ -244,6 +245,35 @@ def templates_that_do_not_work(t):
         t.eventually(lambda: vmm.names_of_templates() == {name}, 120, "a template", every=0.25)
     finally:
         vmm.end()
+
+
+@test(only="x86_64")
+def a_template_without_room(t):
+    """Its making fails beside a container that runs, and leaves nothing but the reason."""
+    vmm = Engine(t)
+    vmm("load", "-i", t.images.busybox)
+    folder = os.path.join(vmm.environment["VMM_ROOT"], "machine/templates")
+    os.unlink(folder)
+    os.makedirs(folder)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "small", folder], check=True)
+    try:
+        vmm("run", "-d", "--name", "web", *SIZE, "busybox", "sleep", "1000")
+
+        def reason():
+            locks = [name for name in os.listdir(folder) if name.endswith(".lock")]
+            if processes_called("vmm-template") or not locks:
+                return None
+            with open(os.path.join(folder, locks[0])) as file:
+                return file.read()
+        t.contains(t.eventually(reason, 120, "the making ends", every=0.25), "No space left on device")
+        t.equal([name for name in os.listdir(folder) if not name.endswith(".lock")], [])
+        t.equal(vmm.machines_in(folder), [])
+        t.equal(vmm("exec", "web", "echo", "runs"), "runs\n")
+        t.equal(vmm("run", "--rm", *SIZE, "busybox", "echo", "hi"), "hi\n")
+        t.equal(processes_called("vmm-template"), [], "it is not tried again at once")
+    finally:
+        vmm.end()
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @test(only="x86_64")

@@ -8,6 +8,7 @@
 #include "src/engine/cli/go_template.h"
 #include "src/engine/image/manifest.h"
 #include "src/engine/runtime/container.h"
+#include "src/engine/runtime/machine_template.h"
 
 namespace vmm::engine::cli {
 namespace {
@@ -58,6 +59,7 @@ Result<Json> describe() {
       {"MemTotal", ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE)},
       {"DockerRootDir", store.root()},
       {"Name", host.nodename},
+      {"Warnings", MachineTemplates(store.root()).warnings()},
       {"ClientInfo",
        {{"Version", VMM_VERSION}, {"Os", "linux"}, {"Arch", Platform::of_host().architecture}}}};
 }
@@ -86,6 +88,9 @@ Result<int> info(const Words& words) {
   const auto format = words.text("format");
   if (format.empty()) {
     print(in_words(found));
+    for (const auto& warning : found["Warnings"]) {
+      fmt::print(stderr, "WARNING: {}\n", printable(warning.get<std::string>()));
+    }
   } else if (format == "json") {
     print(found.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {

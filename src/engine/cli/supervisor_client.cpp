@@ -8,12 +8,18 @@
 #include <chrono>
 
 #include "src/base/unix_socket.h"
+#include "src/engine/cli/commands.h"
 
 namespace vmm::engine::cli {
 namespace {
 
 namespace agent = protocol::agent;
 using Kind = Outcome::Kind;
+
+std::string notice_in(const agent::Message& message) {
+  const auto notice = agent::decode<wire::Notice>(message);
+  return notice ? notice->text : "";
+}
 
 std::optional<Outcome> outcome_of(const agent::Message& message) {
   if (const auto exited = agent::decode<wire::Exited>(message)) {
@@ -33,6 +39,7 @@ Result<std::optional<Outcome>> receive(const UniqueFd& socket, int milliseconds,
   for (;;) {
     const auto message = TRY(reader.next());
     if (message) {
+      if (const auto notice = notice_in(*message); !notice.empty()) print_error(notice);
       if (auto outcome = wanted(*message)) return outcome;
       continue;
     }
@@ -70,6 +77,7 @@ class Attachment {
     send(streams_);
     return own_.begin();
   }
+  const std::string& notice() const { return notice_; }
   Outcome outcome() const { return outcome_.value_or(Outcome{Kind::detached, own_.code(), ""}); }
 
  private:
@@ -86,6 +94,7 @@ class Attachment {
     if (const auto output = agent::decode<wire::Output>(message)) {
       return own_.output(output->stream, wire::to_view(output->bytes));
     }
+    if (message.type == wire::Notice::kType) notice_ = notice_in(message);
     if (message.type == wire::Started::kType) return own_.send_size();
     if (auto outcome = outcome_of(message)) end(std::move(*outcome));
   }
@@ -94,6 +103,7 @@ class Attachment {
   Foreground own_;
   Channel channel_;
   std::optional<Outcome> outcome_;
+  std::string notice_;
 };
 
 }  // namespace
@@ -116,10 +126,16 @@ Result<std::optional<Outcome>> wait_for_exit(UniqueFd socket, int milliseconds) 
 
 Result<Outcome> stay_attached(UniqueFd socket, AttachOptions options) {
   const auto loop = TRY(EventLoop::create());
-  Attachment attachment(*loop, std::move(socket), std::move(options));
-  TRY(attachment.begin());
-  loop->run();
-  return attachment.outcome();
+  std::string notice;  // said when the terminal is the person's again
+  const auto outcome = [&]() -> Result<Outcome> {
+    Attachment attachment(*loop, std::move(socket), std::move(options));
+    TRY(attachment.begin());
+    loop->run();
+    notice = attachment.notice();
+    return attachment.outcome();
+  }();
+  if (!notice.empty()) print_error(notice);
+  return outcome;
 }
 
 }  // namespace vmm::engine::cli

@@ -89,13 +89,17 @@ Result<void> ContainerMachine::start(const std::string& root) {
   const auto files = TRY(find_machine_files(unconnected.spec.kernel));
   const auto recipe = TRY(template_recipe(unconnected.spec, files, program));
   const MachineTemplates templates(root);
-  const auto path = container_.spec.cold ? std::nullopt : templates.find(recipe.name);
-  if (path) {
-    if (start(unconnected, program, restore_words(unconnected, *path), kRestorePatience)) return {};
-    machine_.reset();
+  const auto found = container_.spec.cold ? std::nullopt : templates.find(recipe.name);
+  if (!found) return start(unconnected, program, boot_words(unconnected, files), kBootPatience);
+  const auto restored =
+      start(unconnected, program, restore_words(unconnected, found->path), kRestorePatience);
+  if (restored) {
+    templates.note_success(recipe.name);
+    return {};
   }
+  machine_.reset();
   TRY(start(unconnected, program, boot_words(unconnected, files), kBootPatience));
-  if (path) templates.remove(recipe.name);  // as booting works
+  (void)templates.note_failure(recipe.name, *found, restored.error().message());
   return {};
 }
 

@@ -29,9 +29,12 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kKept = 8;                  // templates; a machine's size is in its name
 constexpr std::int64_t kPause = 600'000'000'000;  // nanoseconds from a failure to the next try
+constexpr std::int64_t kGivenUp = 144 * kPause;   // of templates that do not work: a day
+constexpr std::size_t kLongestReason = 512;
 constexpr std::chrono::seconds kSavePatience{120};
 constexpr int kBeside = 10;  // nice(2): whoever waits goes first
-constexpr std::string_view kLock = ".lock", kWork = ".work", kPartial = ".partial";
+constexpr std::string_view kLock = ".lock", kWork = ".work", kPartial = ".partial",
+                           kFailed = ".failed";
 
 // Which file it is, without reading it: one that is replaced, or written, is another.
 Result<std::string> identity(const std::string& path) {
@@ -52,6 +55,8 @@ std::int64_t time_of(const std::string& path) {
   struct stat status{};
   return ::stat(path.c_str(), &status) < 0 ? 0 : nanoseconds(status.st_mtim);
 }
+
+std::string manifest_of(const std::string& path) { return path + "/manifest.json"; }
 
 void remove_all(const std::string& path) {
   std::error_code error;
@@ -107,6 +112,13 @@ bool make_alone(const MachineTemplates& templates, const TemplateRecipe& recipe)
 
 }  // namespace
 
+std::string given_up_warning(std::string_view why) {
+  return fmt::format(
+      "containers start slowly: their machines boot, as they did not go on from templates: {}; "
+      "that is tried again after a day, or after `vmm system prune`",
+      why);
+}
+
 std::string processor_in(std::string_view cpuinfo) {
   constexpr std::array<std::string_view, 7> kLines = {
       "vendor_id",   "flags",    "CPU implementer", "CPU architecture",
@@ -146,15 +158,58 @@ Result<TemplateRecipe> template_recipe(const ContainerSpec& spec, const MachineF
   return recipe;
 }
 
-std::optional<std::string> MachineTemplates::find(const std::string& name) const {
-  if (!is_there(name)) return std::nullopt;
-  auto found = path(name);
-  (void)::utimensat(AT_FDCWD, found.c_str(), nullptr, 0);
+std::optional<MachineTemplates::Found> MachineTemplates::find(const std::string& name) const {
+  if (!is_there(name) || !why_given_up(name).empty()) return std::nullopt;
+  Found found{path(name), identity(manifest_of(path(name))).value_or("")};
+  (void)::utimensat(AT_FDCWD, found.path.c_str(), nullptr, 0);
   return found;
 }
 
 bool MachineTemplates::is_there(const std::string& name) const {
-  return ::access((path(name) + "/manifest.json").c_str(), R_OK) == 0;
+  return ::access(manifest_of(path(name)).c_str(), R_OK) == 0;
+}
+
+void MachineTemplates::note_success(const std::string& name) const {
+  (void)::unlink((path(name) + std::string(kFailed)).c_str());  // or there is none
+}
+
+// Starts that go on from one template at once fail at once: that counts as one failure, and the
+// template that another of them has had made meanwhile stays.
+bool MachineTemplates::note_failure(const std::string& name, const Found& which,
+                                    std::string why) const {
+  if (identity(manifest_of(path(name))).value_or("") == which.identity) remove(name);
+  const auto file = open_file(path(name) + std::string(kFailed), O_RDWR | O_CREAT);
+  if (!file || ::flock(file->get(), LOCK_EX) < 0) return false;
+  const auto before = read_text_file(path(name) + std::string(kFailed)).value_or("");
+  const auto lines = split(before, '\n');
+  const std::string last(lines.size() < 2 ? "" : lines[lines.size() - 2]);
+  if (last.starts_with(which.identity + " ")) return false;
+  std::ranges::replace(why, '\n', ' ');
+  const auto text = fmt::format("{}{}{} {}\n", last, last.empty() ? "" : "\n", which.identity,
+                                why.substr(0, kLongestReason));
+  (void)!::ftruncate(file->get(), 0);
+  return write_all_at(file->get(), std::as_bytes(std::span(text)), 0) && !last.empty();
+}
+
+std::string MachineTemplates::why_given_up(const std::string& name) const {
+  const auto file = path(name) + std::string(kFailed);
+  const auto text = read_text_file(file).value_or("");
+  const auto lines = split(text, '\n');
+  constexpr std::size_t kTwo = 3;  // with what is behind the last line's end
+  if (lines.size() < kTwo || now_in_nanoseconds() - time_of(file) > kGivenUp) return "";
+  return std::string(lines[1].substr(std::min(lines[1].find(' ') + 1, lines[1].size())));
+}
+
+std::vector<std::string> MachineTemplates::warnings() const {
+  std::vector<std::string> all;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    const auto name = entry.path().filename().string();
+    if (!name.ends_with(kFailed)) continue;
+    const auto why = why_given_up(name.substr(0, name.size() - kFailed.size()));
+    if (!why.empty()) all.push_back(given_up_warning(why));
+  }
+  return all;
 }
 
 void MachineTemplates::make_beside(const TemplateRecipe& recipe) const {
@@ -171,7 +226,10 @@ Result<void> MachineTemplates::make(const TemplateRecipe& recipe) const {
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) return {};
   // Pruned before it was locked: no lock any more. The next start makes one.
   if (!is_file(target + std::string(kLock), lock.get())) return {};
-  if (is_there(recipe.name) || has_failed_lately(lock.get())) return {};
+  if (is_there(recipe.name) || has_failed_lately(lock.get()) ||
+      !why_given_up(recipe.name).empty()) {
+    return {};
+  }
   const auto work = target + std::string(kWork);
   write_note(lock.get(), {kUnknown});
   remove(recipe.name);  // a part of one, in the way
@@ -227,6 +285,8 @@ std::uint64_t MachineTemplates::prune(std::size_t keep) const {
       freed += disk_usage(entry.path());
       remove_all(entry.path());
     }
+    const bool is_old = now_in_nanoseconds() - time_of(entry.path()) > kGivenUp;
+    if (name.ends_with(kFailed) && (keep == 0 || is_old)) (void)::unlink(entry.path().c_str());
     if (!name.ends_with(kLock) || is_there(stem)) continue;
     const UniqueFd lock(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
     if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) continue;

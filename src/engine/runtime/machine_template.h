@@ -6,10 +6,12 @@
 //   ROOT/machine/templates/NAME/       the snapshot; its time is that of its last use
 //                          NAME.lock   held by who makes it; what it says: why that failed
 //                          NAME.work/  the sockets of the machine that becomes it
+//                          NAME.failed why machines did not go on from the last two, a line each
 //
 // The first start that finds none boots, and has it made beside (make_beside). What a killed maker
 // leaves is replaced by the next. A template is a cache: whatever is wrong with it, or removes it,
-// the machine boots.
+// the machine boots. One that a machine does not go on from is replaced; when the next one does not
+// work either, none is tried or made for a day.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +24,9 @@
 #include "src/engine/runtime/spec.h"
 
 namespace vmm::engine {
+
+// What there is to tell a person whose machines boot at each start.
+std::string given_up_warning(std::string_view why);
 
 // What one is made of. Its name says so: other files of the same path are another template.
 struct TemplateRecipe {
@@ -41,14 +46,22 @@ class MachineTemplates {
  public:
   explicit MachineTemplates(const std::string& root) : folder_(root + "/machine/templates") {}
 
-  // The path of one that is there. It counts as used.
-  std::optional<std::string> find(const std::string& name) const;
+  struct Found {
+    std::string path;
+    std::string identity;  // another one of the same name has another
+  };
+  // One that is there, unless its like are given up. It counts as used.
+  std::optional<Found> find(const std::string& name) const;
+  // A machine went on from the one of that name, or did not and booted: which is removed then.
+  // True: it was the second in a row, and they are given up.
+  void note_success(const std::string& name) const;
+  bool note_failure(const std::string& name, const Found& which, std::string why) const;
+  // What there is to tell of those that are given up, a sentence each.
+  std::vector<std::string> warnings() const;
   // In the background, unless another process is at it, or it failed a while ago.
   void make_beside(const TemplateRecipe& recipe) const;
   // Here. Nothing, where it is there or another process makes it.
   Result<void> make(const TemplateRecipe& recipe) const;
-  // Those that run from it go on.
-  void remove(const std::string& name) const;
 
   struct Usage {
     std::size_t count = 0;
@@ -60,6 +73,10 @@ class MachineTemplates {
 
  private:
   bool is_there(const std::string& name) const;
+  // Why, if that is noted and not too old; else "".
+  std::string why_given_up(const std::string& name) const;
+  // Those that run from it go on.
+  void remove(const std::string& name) const;
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
   std::vector<std::string> names() const;  // the last used one first
 

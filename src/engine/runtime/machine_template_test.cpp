@@ -32,7 +32,8 @@ class MachineTemplateTest : public ::testing::Test {
   // A directory that looks like one, used so many seconds ago.
   void pretend(const std::string& name, long seconds) const {
     fs::create_directories(folder() + "/" + name);
-    write("machine/templates/" + name + "/manifest.json", "{}");
+    // Another one of the name has another size: the time of a file has ticks.
+    write("machine/templates/" + name + "/manifest.json", std::string(++pretended_, ' '));
     fs::last_write_time(folder() + "/" + name,
                         fs::file_time_type::clock::now() - std::chrono::seconds(seconds));
   }
@@ -44,6 +45,7 @@ class MachineTemplateTest : public ::testing::Test {
   }
 
   TestDirectory directory_;
+  mutable std::size_t pretended_ = 0;
 };
 
 TEST_F(MachineTemplateTest, ItsNameSaysWhatMachineItIs) {
@@ -133,8 +135,53 @@ TEST_F(MachineTemplateTest, ThoseThatAreUsedStay) {
   EXPECT_TRUE(templates.find("a"));
   EXPECT_FALSE(templates.find("b"));
   EXPECT_TRUE(templates.find("c"));
-  templates.remove("c");
+  EXPECT_FALSE(templates.note_failure("c", *templates.find("c"), "damaged"));
   EXPECT_FALSE(templates.find("c"));
+}
+
+TEST_F(MachineTemplateTest, ThoseThatDoNotWorkAreGivenUpForADay) {
+  const MachineTemplates templates(directory_.path());
+  const auto name = recipe().name;
+  const auto failed = folder() + "/" + name + ".failed";
+  const auto fail_once = [&](const std::string& why) {
+    pretend(name, 0);
+    return templates.note_failure(name, *templates.find(name), why);
+  };
+  // One may be damaged: another is made. So it is when the one before worked.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_FALSE(fail_once("damaged"));
+    EXPECT_FALSE(fs::exists(folder() + "/" + name));
+    pretend(name, 0);
+    ASSERT_TRUE(templates.find(name));
+    templates.note_success(name);
+    EXPECT_FALSE(fs::exists(failed));
+  }
+  // Of starts at once from one, each fails: that is one failure, and what was made since stays.
+  const auto one = templates.find(name);
+  ASSERT_TRUE(one);
+  EXPECT_FALSE(templates.note_failure(name, *one, "damaged"));
+  pretend(name, 0);
+  EXPECT_FALSE(templates.note_failure(name, *one, "damaged"));
+  EXPECT_TRUE(templates.warnings().empty());
+  const auto two = templates.find(name);
+  ASSERT_TRUE(two);
+  EXPECT_TRUE(templates.note_failure(name, *two, "lacks\nAVX2"));
+  EXPECT_FALSE(templates.note_failure(name, *two, "lacks AVX2")) << "told once";
+  EXPECT_EQ(templates.warnings(), std::vector{given_up_warning("lacks AVX2")});
+  // None is made or used, until a day has passed; then one failure is enough.
+  EXPECT_TRUE(templates.make(recipe()));
+  EXPECT_FALSE(fs::exists(path("runs")));
+  pretend(name, 0);
+  EXPECT_FALSE(templates.find(name));
+  const auto yesterday = fs::file_time_type::clock::now() - std::chrono::hours(25);
+  fs::last_write_time(failed, yesterday);
+  EXPECT_TRUE(templates.warnings().empty());
+  EXPECT_TRUE(fail_once("still"));
+  EXPECT_EQ(templates.warnings(), std::vector{given_up_warning("still")});
+  (void)templates.prune(8);
+  EXPECT_TRUE(fs::exists(failed));
+  (void)templates.prune(0);
+  EXPECT_TRUE(fs::is_empty(folder())) << "a person has asked for another try";
 }
 
 TEST_F(MachineTemplateTest, WhatKilledMakersLeftGoes) {

@@ -113,7 +113,7 @@ Result<void> Supervised::prepare(ContainerLock lock) {
 }
 
 Result<void> Supervised::start_machine() {
-  const auto& origin = snapshot_ ? snapshot_ : template_;
+  const auto origin = template_ ? std::optional(template_->path) : snapshot_;
   const auto words = origin ? restore_words(container_, *origin) : boot_words(container_, files_);
   monitor_ = TRY(Monitor::start(monitor_program_, words, directory_, lock_->fd()));
   machine_over_ = false;
@@ -137,15 +137,16 @@ Result<void> Supervised::start_machine() {
 }
 
 void Supervised::give_up_waiting() {
-  if (phase_ != Phase::starting || !process_over_ || boot_instead()) return;
-  fail_start(kSetupFailed, "the machine's agent does not answer");
+  const std::string why = "the machine's agent does not answer";
+  if (phase_ != Phase::starting || !process_over_ || boot_instead(why)) return;
+  fail_start(kSetupFailed, why);
 }
 
 // A template that does not work is no reason for a container not to start: its machine boots.
 // Whether it does.
-bool Supervised::boot_instead() {
+bool Supervised::boot_instead(const std::string& why) {
   if (phase_ != Phase::starting || !template_ || !process_over_) return false;
-  template_failed_ = true;
+  if (!failed_template_) failed_template_ = FailedTemplate{*template_, why};
   if (!machine_over_) {
     kill_machine();  // here again when it has ended
     return true;
@@ -220,9 +221,10 @@ void Supervised::agent_found(UniqueFd socket) {
 void Supervised::machine_answered(const agent::Message& message) {
   if (phase_ != Phase::starting || is_given_up()) return;
   if (message.type == agent::Failed::kType) {
-    if (boot_instead()) return;
     const auto failed = agent::decode<agent::Failed>(message);
-    return fail_start(kSetupFailed, failed ? failed->text : failed.error().message());
+    const auto why = failed ? failed->text : failed.error().message();
+    if (boot_instead(why)) return;
+    return fail_start(kSetupFailed, why);
   }
   constexpr unsigned kRequests = 2;
   if (++answers_ != kRequests) return;
@@ -244,16 +246,25 @@ void Supervised::process_started() {
   if (!written) return fail_start(kSetupFailed, written.error().message());
   phase_ = Phase::running;
   started_ = true;
+  note_template();
   for (const auto& session : sessions_) session->send(wire::Started{});
   for (int number = 1; number < NSIG; ++number) {
     if ((kept_signals_ & bit_of(number)) != 0) signal(number);
   }
   if (snapshot_) note_working_set(*snapshot_);
-  if (template_) note_working_set(*template_);
-  if (!recipe_ || template_) return;
+  if (template_) note_working_set(template_->path);
+  if (recipe_ && !template_) MachineTemplates(root_).make_beside(*recipe_);
+}
+
+// Whether it works, as booting does.
+void Supervised::note_template() {
+  if (!recipe_) return;
   const MachineTemplates templates(root_);
-  if (template_failed_) templates.remove(recipe_->name);  // as booting works
-  templates.make_beside(*recipe_);
+  if (template_) return templates.note_success(recipe_->name);
+  if (!failed_template_) return;
+  const auto& [which, why] = *failed_template_;
+  if (!templates.note_failure(recipe_->name, which, why)) return;
+  for (const auto& session : sessions_) session->send(wire::Notice{given_up_warning(why)});
 }
 
 // What a start touches is the same for all from one origin: the first says what it is.
@@ -425,20 +436,22 @@ void Supervised::machine_ended() {
     if (errors_.size() == before) break;
   }
   machine_over_ = true;
-  if (boot_instead()) return;
+  auto why = last_line(errors_);
+  if (WIFSIGNALED(status)) {
+    why = fmt::format("the machine was killed by signal {}", WTERMSIG(status));
+  } else if (why.empty()) {
+    why = "the machine ended by itself";
+  }
+  if (boot_instead(why)) return;
   if (template_ && phase_ == Phase::starting) {
     // The process may have had effects: it is not started again. The next start boots.
-    MachineTemplates(root_).remove(recipe_->name);
+    (void)MachineTemplates(root_).note_failure(recipe_->name, *template_, why);
   }
   if (!end_) {
-    const auto said = last_line(errors_);
-    if (WIFSIGNALED(status)) {
-      end_ = ContainerEnd{128 + WTERMSIG(status), false,
-                          fmt::format("the machine was killed by signal {}", WTERMSIG(status))};
-    } else {
-      const int code = started_ || phase_ == Phase::running ? kLostExitCode : kSetupFailed;
-      end_ = ContainerEnd{code, false, said.empty() ? "the machine ended by itself" : said};
-    }
+    const int code = WIFSIGNALED(status)                    ? 128 + WTERMSIG(status)
+                     : started_ || phase_ == Phase::running ? kLostExitCode
+                                                            : kSetupFailed;
+    end_ = ContainerEnd{code, false, why};
     if (phase_ == Phase::starting) failed_code_ = kSetupFailed;
   }
   phase_ = phase_ == Phase::over ? phase_ : Phase::ending;

@@ -39,10 +39,10 @@ class Supervised {
   void look_for_lock();
   Result<void> prepare(ContainerLock lock);
   Result<void> start_machine();
-  bool boot_instead();
+  bool boot_instead(const std::string& why);
   void give_up_waiting();
   // The machine that runs, as its template does not work.
-  bool is_given_up() const { return template_ && template_failed_; }
+  bool is_given_up() const { return template_ && failed_template_; }
   void guest_runs();
   Result<void> listen();
   void make_process();
@@ -50,6 +50,7 @@ class Supervised {
   void agent_found(UniqueFd socket);
   void machine_answered(const protocol::agent::Message& message);
   void process_started();
+  void note_template();
   static void note_working_set(const std::string& origin);
   void process_failed(const protocol::agent::Failed& failed);
   void process_exited(const protocol::agent::Exited& exited);
@@ -85,11 +86,15 @@ class Supervised {
   std::unique_ptr<Watch> monitor_watch_, errors_watch_, ready_watch_;
   MachineFiles files_;
   std::string monitor_program_;
-  std::optional<TemplateRecipe> recipe_;  // none: this machine boots, whatever there is
-  std::optional<std::string> template_;   // the path of the one that the machine goes on from
-  std::optional<std::string> snapshot_;   // or that of a container's, with its process
-  bool template_failed_ = false;          // so that the machine boots
-  std::string errors_;                    // the last of what the machine said
+  std::optional<TemplateRecipe> recipe_;             // none: this machine boots, whatever there is
+  std::optional<MachineTemplates::Found> template_;  // that the machine goes on from
+  std::optional<std::string> snapshot_;  // or the path of a container's, with its process
+  struct FailedTemplate {
+    MachineTemplates::Found which;
+    std::string why;
+  };
+  std::optional<FailedTemplate> failed_template_;  // so that the machine boots
+  std::string errors_;                             // the last of what the machine said
   std::unique_ptr<AgentLink> link_;
   std::unique_ptr<Channel> machine_;
   std::unique_ptr<AgentProcess> process_;

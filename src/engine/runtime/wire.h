@@ -95,6 +95,13 @@ struct Exited {
   static void fields(auto& message, auto& archive) { archive(1, message.code); }
 };
 
+// A sentence for the person, before Started.
+struct Notice {
+  static constexpr std::uint8_t kType = 69;
+  std::string text;
+  static void fields(auto& message, auto& archive) { archive(1, message.text); }
+};
+
 inline protocol::Bytes to_bytes(std::string_view text) {
   const auto bytes = std::as_bytes(std::span(text));
   return {bytes.begin(), bytes.end()};
