@@ -102,6 +102,20 @@ Result<void> remove_directory(const std::string& directory) {
   return {};
 }
 
+Result<ContainerLock> make_locked_directory(const std::string& directory) {
+  constexpr int kAttempts = 100;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (::mkdir(directory.c_str(), 0777) < 0 && errno != EEXIST) {
+      return fail_errno("cannot create '{}'", directory);
+    }
+    auto lock = ContainerLock::take(directory);
+    if (lock && *lock && ::access((directory + "/lock").c_str(), F_OK) == 0) {
+      return std::move(**lock);
+    }
+  }
+  return fail("cannot lock '{}'", directory);
+}
+
 Result<ContainerSpec> read_spec(const std::string& directory) {
   const auto text = TRY(read_text_file(directory + "/spec", kMaxSpec));
   return protocol::decode_fields<ContainerSpec>(text);
@@ -189,8 +203,7 @@ Result<Container> Containers::create(New wanted) {
   const auto path = directory(id);
   if (wanted.spec.host_name.empty()) wanted.spec.host_name = id.substr(0, kShortId);
   TRY(create_directories(directory("")));
-  if (::mkdir(path.c_str(), 0777) < 0) return fail_errno("cannot create '{}'", path);
-  const auto lock = TRY(ContainerLock::take(path));  // until the row is there
+  const auto lock = TRY(make_locked_directory(path));  // until the row is there
   const auto inserted = [&]() -> Result<std::string> {
     TRY(write_spec(path, wanted.spec));
     TRY(sync_directory(path));

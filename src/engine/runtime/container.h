@@ -82,6 +82,8 @@ std::int64_t now_in_nanoseconds();
 // The file `spec` of a directory.
 Result<void> write_spec(const std::string& directory, const ContainerSpec& spec);
 Result<ContainerSpec> read_spec(const std::string& directory);
+// A new one. Until it has its lock, other commands take it for one that was left behind.
+Result<ContainerLock> make_locked_directory(const std::string& directory);
 // With all that is in it; or it is gone already.
 Result<void> remove_directory(const std::string& directory);
 

@@ -1,7 +1,5 @@
 #include "src/engine/runtime/container_snapshot.h"
 
-#include <sys/stat.h>
-
 #include <chrono>
 #include <filesystem>
 #include <optional>
@@ -84,9 +82,7 @@ Result<ContainerSnapshots::Made> ContainerSnapshots::create(const Container& con
                                    container.image_name, container.name, now_in_nanoseconds()};
   const auto path = directory(snapshot.id);
   TRY(create_directories(directory("")));
-  if (::mkdir(path.c_str(), 0777) < 0) return fail_errno("cannot create '{}'", path);
-  auto lock = TRY(ContainerLock::take(path));
-  if (!lock) return fail("'{}' is in use by another command", path);
+  auto lock = TRY(make_locked_directory(path));
   if (const auto saved = save(container, snapshot, progress); !saved) {
     (void)remove_directory(path);  // or it is an orphan
     return std::unexpected(saved.error());

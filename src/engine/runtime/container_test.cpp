@@ -163,6 +163,21 @@ TEST_F(ContainersTest, WhoWaitsForOneIsNotInTheWayOfItsRemoval) {
   }
 }
 
+TEST_F(ContainersTest, OneThatIsBeingMadeIsNotTakenForALeftOne) {
+  std::filesystem::create_directories(containers_->directory(""));
+  const std::jthread looking([this](const std::stop_token& stop) {
+    auto store = *Store::open(store_->root());
+    while (!stop.stop_requested()) EXPECT_TRUE(Containers(store).remove_orphans());
+  });
+  for (int i = 0; i < 200; ++i) {
+    const auto directory = containers_->directory("feed");
+    const auto lock = make_locked_directory(directory);
+    ASSERT_TRUE(lock) << lock.error().message();
+    ASSERT_TRUE(std::filesystem::exists(directory));
+    ASSERT_TRUE(remove_directory(directory));
+  }
+}
+
 TEST_F(ContainersTest, ADamagedOneIsInNobodysWay) {
   const auto damaged = make("damaged"), gone = make("gone"), sound = make("sound");
   ASSERT_TRUE(damaged && gone && sound && containers_->set_running(damaged->id));
