@@ -14,7 +14,7 @@ COUNT = 20
 def prepare(environment):
     host = containers.host(environment)
     host.load("busybox")
-    return host.kinds()
+    return host.usual_kinds()
 
 
 def measure(engine):

@@ -17,7 +17,7 @@ PYTHON = ("sh", "-c", "python3 -c 'import json'; echo done; exec sleep 100000")
 def prepare(environment):
     host = containers.host(environment)
     host.load("busybox", "python")
-    return host.kinds()
+    return host.usual_kinds()
 
 
 def wait_for_line(engine, name):

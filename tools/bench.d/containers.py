@@ -201,6 +201,11 @@ class Host:
             print("  no template: warm starts are not measured", flush=True)
         return kinds
 
+    def usual_kinds(self):
+        """The same for what takes minutes a turn: warm starts alone, where there are such."""
+        kinds = self.kinds()
+        return {"warm": kinds["warm"]} if "warm" in kinds else kinds
+
 
 @functools.cache
 def host(environment):
