@@ -80,11 +80,11 @@ def plain():
 
 
 def sanitized():
-    # The libraries are instrumented for the fuzzers too, so that one build serves both. Here each source is compiled by itself: it has to
-    # include what it needs.
+    # The libraries are instrumented for the fuzzers too, so that one build serves both. Sources are joined in other groups than those of
+    # the program: one that does not include what it needs seldom has a neighbour in both that does.
     return Build("build-sanitize",
-                 ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dfuzzers=true",
-                  "-Dcpp_args=-fsanitize=fuzzer-no-link", "-Dstatic_program=false", "-Dunity=off"],
+                 ["-Doptimization=1", "-Dunity_size=3", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dfuzzers=true",
+                  "-Dcpp_args=-fsanitize=fuzzer-no-link", "-Dstatic_program=false"],
                  {"CC": _ccache("clang-19"), "CXX": _ccache("clang++-19"), "CXX_LD": "lld-19"})
 
 
