@@ -161,7 +161,7 @@ def go_on_from_a_snapshot(t, way):
         vmm("stop", "-t", "1", "second")
         vmm("start", "second")
         t.equal(vmm("exec", "second", "cat", "/etc/mine"), "second\n")
-        t.equal(vmm("logs", "second"), "started\n")
+        t.eventually(lambda: vmm("logs", "second") == "started\n", 20, "its process has begun anew")
         t.equal(vmm("diff", "second").splitlines()[0], "A /count")
         vmm("snapshot", "rm", "counting", code=1, error="is made of it")
         vmm("rmi", "busybox", code=1, error="image is being used by running container")
