@@ -760,6 +760,19 @@ TEST_F(Agent, GarbageFromTheHost) {
   EXPECT_EQ(output_of(shell("echo alive")), "alive\n");
 }
 
+TEST_F(Agent, ABurstOfConnectionsIsHeardWhole) {
+  if (child_ <= 0) GTEST_SKIP() << "the agent of a guest is not stopped from here";
+  ASSERT_EQ(::kill(child_, SIGSTOP), 0);
+  std::vector<std::unique_ptr<Connection>> burst;
+  const auto header = agent::encode(agent::Header{Kind::machine, {}});
+  for (int i = 0; i < 65; ++i) {  // what the backlog of its socket has
+    burst.push_back(connect());
+    burst.back()->send({reinterpret_cast<const char*>(header.data()), header.size()});
+  }
+  ASSERT_EQ(::kill(child_, SIGCONT), 0);
+  for (const auto& one : burst) EXPECT_FALSE(one->read_some().empty());
+}
+
 TEST_F(Agent, TheMachineAnswers) {
   const auto machine = open(Kind::machine, {});
   // More requests than answers fit into a socket: they wait for their turn.

@@ -24,7 +24,7 @@ bool is_left_waiting(int error);
 // On its loop's thread, all of it.
 class Acceptor {
  public:
-  // Of a connection that is close-on-exec and non-blocking. May call stop().
+  // Of a connection that is close-on-exec and non-blocking. May call stop(), not end this.
   using Take = std::function<void(UniqueFd connection)>;
   static constexpr std::chrono::milliseconds kPause{100};
 

@@ -43,6 +43,7 @@ void ControlServer::take(UniqueFd socket) {
   auto& client = clients_[id];
   client.id = client.last_heard = id;
   client.socket = std::move(socket);
+  on_client(id, EPOLLIN);  // who has asked already is not one that says nothing
 }
 
 // Who connects and says nothing does not keep others out.

@@ -283,6 +283,24 @@ TEST_F(ControlServerTest, IdleClientsKeepNobodyOut) {
   EXPECT_EQ(::read(idle.front().get(), &byte, 1), 0) << "the first one had to go";
 }
 
+// They come while the loop is at something else, and are more than it has places for.
+TEST_F(ControlServerTest, ABurstIsServedWhole) {
+  std::vector<ControlClient> before;
+  for (int i = 0; i < 32; ++i) {
+    before.push_back(connect());
+    ASSERT_TRUE(before.back().ask(protocol::Wait{}));
+  }
+  while (waiting() < before.size()) ::sched_yield();
+  std::vector<ControlClient> burst;
+  worker_->loop().call([&] {
+    for (int i = 0; i < 60; ++i) {  // the backlog has 64
+      burst.push_back(connect());
+      ASSERT_TRUE(burst.back().ask(protocol::Balloon{"5"}));
+    }
+  });
+  for (auto& client : burst) EXPECT_EQ(client.read_line().value_or("dropped").back(), '}');
+}
+
 // Neither by half a line, nor by a request that has no answer.
 TEST_F(ControlServerTest, HangingClientsKeepNobodyOut) {
   auto listener = connect();
