@@ -109,7 +109,9 @@ Result<void> Supervised::prepare(ContainerLock lock) {
   }
   TRY(start_machine());
   // The disks have their names before a row says that it ran; meanwhile the machine starts.
-  return sync_directory(directory_);
+  TRY(sync_directory(directory_));
+  expect_agent();
+  return {};
 }
 
 Result<void> Supervised::start_machine() {
@@ -128,12 +130,16 @@ Result<void> Supervised::start_machine() {
       std::make_unique<Watch>(loop_, monitor_.ready.get(), [this](std::uint32_t) { guest_runs(); });
   ready_watch_->want(EPOLLIN);
   retry_ = kFirstRetry;
-  // For all that comes before the process is asked for: a guest that hangs refuses nothing.
-  loop_.add_timer(EventLoop::Clock::now() + (origin ? kRestorePatience : kBootPatience),
+  return {};
+}
+
+// For all that comes before the process is asked for: a guest that hangs refuses nothing.
+void Supervised::expect_agent() {
+  const bool goes_on = template_ || snapshot_;
+  loop_.add_timer(EventLoop::Clock::now() + (goes_on ? kRestorePatience : kBootPatience),
                   [this, machine = monitor_.pid] {
                     if (machine == monitor_.pid) give_up_waiting();
                   });
-  return {};
 }
 
 void Supervised::give_up_waiting() {
@@ -157,7 +163,11 @@ bool Supervised::boot_instead(const std::string& why) {
   template_.reset();
   errors_.clear();
   const auto started = start_machine();
-  if (!started) fail_start(kSetupFailed, started.error().message());
+  if (!started) {
+    fail_start(kSetupFailed, started.error().message());
+  } else {
+    expect_agent();
+  }
   return true;
 }
 
@@ -467,7 +477,7 @@ void Supervised::conclude() {
     // What cannot be written is repaired by the next command: the lock is free.
     const bool written = write_end().has_value();
     if (!written && !failed_code_) (void)!keep_end(".", *end_);
-    acceptor_.reset();
+    if (acceptor_) acceptor_->stop();
     listener_.reset();
     for (const char* file : {"vsock", "control"}) (void)::unlink(file);
     if (written) (void)::unlink("pid");

@@ -39,6 +39,7 @@ class Supervised {
   void look_for_lock();
   Result<void> prepare(ContainerLock lock);
   Result<void> start_machine();
+  void expect_agent();
   bool boot_instead(const std::string& why);
   void give_up_waiting();
   // The machine that runs, as its template does not work.
