@@ -1,6 +1,7 @@
 #include "src/engine/runtime/container.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,10 +21,13 @@ namespace vmm::engine {
 namespace {
 
 namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
 
 constexpr std::array<std::string_view, 4> kStates = {"created", "running", "paused", "exited"};
 constexpr std::size_t kMaxSpec = 8u << 20;
 constexpr unsigned kNameAttempts = 6;
+constexpr int kRemovals = 100;  // of a directory: tries
+constexpr std::chrono::seconds kMakePatience{10};
 
 ContainerState state_of(std::string_view text) {
   const auto found = std::ranges::find(kStates, text);
@@ -96,15 +100,20 @@ Result<void> remove_directory(const std::string& directory) {
   const auto gone = directory + ".removed";
   const auto& left = ::rename(directory.c_str(), gone.c_str()) == 0 ? gone : directory;
   std::error_code error;
-  fs::remove_all(left, error);
-  if (error == std::errc::directory_not_empty) fs::remove_all(left, error);  // made just before
-  if (error) return fail("cannot remove '{}': {}", directory, error.message());
-  return {};
+  for (int attempt = 0; attempt < kRemovals; ++attempt) {
+    fs::remove_all(left, error);
+    if (!error) return {};
+    // A file was made just before, or another command removes the same.
+    if (error != std::errc::directory_not_empty && error != std::errc::no_such_file_or_directory) {
+      break;
+    }
+  }
+  return fail("cannot remove '{}': {}", directory, error.message());
 }
 
 Result<ContainerLock> make_locked_directory(const std::string& directory) {
-  constexpr int kAttempts = 100;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+  // Who tidies up has its lock for a moment, and takes it for a leftover.
+  for (const auto deadline = Clock::now() + kMakePatience; Clock::now() < deadline;) {
     if (::mkdir(directory.c_str(), 0777) < 0 && errno != EEXIST) {
       return fail_errno("cannot create '{}'", directory);
     }
@@ -112,6 +121,7 @@ Result<ContainerLock> make_locked_directory(const std::string& directory) {
     if (lock && *lock && ::access((directory + "/lock").c_str(), F_OK) == 0) {
       return std::move(**lock);
     }
+    if (lock && !*lock) (void)::poll(nullptr, 0, 1);
   }
   return fail("cannot lock '{}'", directory);
 }
