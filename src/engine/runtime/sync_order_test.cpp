@@ -6,9 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/engine/image/install.h"
@@ -18,12 +21,21 @@
 
 namespace {
 
-std::vector<std::string> events;  // "sync PATH", "name PATH"
+std::atomic<bool> is_noting = false;  // this program has other tests
+std::mutex mutex;                     // guards events
+std::vector<std::string> events;      // "sync PATH", "name PATH"
+
+void note(std::string event) {
+  const std::lock_guard lock(mutex);
+  events.push_back(std::move(event));
+}
 
 int note_sync(long call, int fd) {
-  std::error_code error;
-  const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd), error);
-  events.push_back("sync " + path.string());
+  if (is_noting) {
+    std::error_code error;
+    const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd), error);
+    note("sync " + path.string());
+  }
   return static_cast<int>(::syscall(call, fd));
 }
 
@@ -32,7 +44,7 @@ int note_sync(long call, int fd) {
 extern "C" int fsync(int fd) { return note_sync(SYS_fsync, fd); }
 extern "C" int fdatasync(int fd) { return note_sync(SYS_fdatasync, fd); }
 extern "C" int rename(const char* from, const char* to) noexcept {
-  events.push_back(std::string("name ") + to);
+  if (is_noting) note(std::string("name ") + to);
   return static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
 }
 
@@ -41,6 +53,8 @@ namespace {
 
 class SyncOrderTest : public ::testing::Test {
  protected:
+  SyncOrderTest() { is_noting = true; }
+  ~SyncOrderTest() override { is_noting = false; }
   // These, in this order, whatever is between them.
   void expect_order(const std::vector<std::string>& wanted) {
     auto at = events.begin();
