@@ -66,19 +66,23 @@ Result<void> sync_directory(const std::string& path) {
   return {};
 }
 
-Result<void> create_directories(const std::string& path) {
+Result<void> create_directories(const std::string& path, mode_t mode) {
+  namespace fs = std::filesystem;
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) return {};
-  std::filesystem::path made, parent;
-  for (const auto& part : std::filesystem::absolute(path, error)) {
+  if (fs::is_directory(path, error)) return {};
+  auto whole = fs::absolute(path, error);
+  if (!whole.has_filename()) whole = whole.parent_path();  // "a/b/"
+  fs::path made, parent;
+  for (const auto& part : whole) {
     parent = std::exchange(made, made / part);
-    if (::mkdir(made.c_str(), 0777) == 0) {
+    if (fs::is_directory(made, error)) continue;
+    if (::mkdir(made.c_str(), made == whole ? mode : 0777) == 0) {
       TRY(sync_directory(parent));
-    } else if (errno != EEXIST) {
+    } else if (!fs::is_directory(made, error)) {  // nor has another process made it
+      if (errno == EEXIST) return fail("'{}' is not a directory", made.string());
       return fail_errno("cannot create '{}'", path);
     }
   }
-  if (!std::filesystem::is_directory(path, error)) return fail("'{}' is not a directory", path);
   return {};
 }
 

@@ -65,7 +65,8 @@ Result<UniqueFd> lock_unfinished_file(const std::string& partial);
 // Makes what was created, renamed and removed in it durable.
 Result<void> sync_directory(const std::string& path);
 
-// Makes the directories of a path that are missing, and their names durable.
-Result<void> create_directories(const std::string& path);
+// Makes the directories of a path that are missing, and their names durable; the last one with that
+// mode.
+Result<void> create_directories(const std::string& path, mode_t mode = 0777);
 
 }  // namespace vmm

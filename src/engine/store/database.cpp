@@ -4,6 +4,8 @@
 #include <sqlite3.h>
 #include <sys/stat.h>
 
+#include <chrono>
+
 #include "src/base/unique_fd.h"
 
 namespace vmm::engine {
@@ -93,11 +95,12 @@ Result<Database> Database::open(const std::string& path) {
 
 // Of a new database: for others that do the same, SQLite does not wait.
 Result<void> Database::start_log() {
+  using Clock = std::chrono::steady_clock;
   constexpr int kTurnMs = 10;
-  for (int waited = 0;; waited += kTurnMs) {
+  for (const auto deadline = Clock::now() + std::chrono::milliseconds(kPatienceMs);;) {
     auto started = execute("PRAGMA journal_mode = WAL;");
     const bool is_busy = !started && sqlite3_errcode(connection_.get()) == SQLITE_BUSY;
-    if (!is_busy || waited >= kPatienceMs) return started;
+    if (!is_busy || Clock::now() >= deadline) return started;
     (void)sqlite3_sleep(kTurnMs);
   }
 }

@@ -51,10 +51,8 @@ Result<std::string> default_root() {
 }
 
 Result<Store> Store::open(const std::string& root) {
-  const bool is_new = ::access(root.c_str(), F_OK) < 0;
-  TRY(create_directories(root));
   // Images are their owner's: what is in them may be secret.
-  if (is_new && ::chmod(root.c_str(), 0700) < 0) return fail_errno("cannot create '{}'", root);
+  TRY(create_directories(root, 0700));
   auto lock_file = TRY(open_file(root + "/lock", O_RDWR | O_CREAT));
   auto content = TRY(ContentStore::open(root));
   if (lock_alone(lock_file)) TRY(content.remove_temporary_files());
