@@ -175,11 +175,12 @@ class LayerWriter {
     if (inode.xattr(kLink) != nullptr) return {};
     Inode last = tar.attributes();
     for (const auto& xattr : inode.xattrs) {
+      if (xattr.name == "security.capability") continue;  // chown(2) takes it from a file
       if (last.xattr(xattr.name) == nullptr) last.set_xattr(xattr.name, xattr.value);
     }
     TRY(take_xattrs(last));
     inode.xattrs = std::move(last.xattrs);
-    if (!inode.is_symlink()) inode.mode = (inode.mode & S_IFMT) | (last.mode & ~S_IFMT);
+    if (!inode.is_symlink()) inode.mode = (inode.mode & S_IFMT) | (last.mode & 07777);
     inode.uid = last.uid;
     inode.gid = last.gid;
     inode.mtime = last.mtime;

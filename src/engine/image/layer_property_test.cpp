@@ -275,11 +275,12 @@ class Generator {
 
   // The last of a file's names in a layer says what it is like.
   static void take_attributes(erofs::Inode& file, const erofs::Inode& link) {
-    if (!file.is_symlink()) file.mode = (file.mode & S_IFMT) | (link.mode & ~S_IFMT);
+    if (!file.is_symlink()) file.mode = (file.mode & S_IFMT) | (link.mode & 07777);
     file.uid = link.uid;
     file.gid = link.gid;
     file.mtime = link.mtime;
     file.mtime_ns = link.mtime_ns;
+    std::erase_if(file.xattrs, [](const auto& one) { return one.name == "security.capability"; });
   }
 
   std::string some_content() {
