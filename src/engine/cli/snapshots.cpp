@@ -37,22 +37,16 @@ Result<void> check_for_many(const Words& words) {
   return {};
 }
 
-// Ctrl-C cancels the machine's work as well, and nothing is left.
-Result<ContainerSnapshots::Made> make(Store& store, const Container& container,
-                                      const std::string& name, std::string_view if_interrupted) {
-  Interruption interruption;
-  auto made = ContainerSnapshots(store).create(container, name, interruption);
-  interruption.finish(made.has_value(), if_interrupted);
-  return made;
-}
-
 }  // namespace
 
 Result<int> snapshot_create(const Words& words) {
   auto store = TRY(open_store());
   const auto container = TRY(Containers(store).find(words.names()[0]));
   const auto& name = words.names()[1];
-  TRY(make(store, container, name, fmt::format("snapshot '{}' was not created", name)));
+  Interruption interruption;  // cancels the machine's work as well, and nothing is left
+  auto made = ContainerSnapshots(store).create(container, name, interruption);
+  interruption.finish(made.has_value(), fmt::format("snapshot '{}' was not created", name));
+  TRY(std::move(made));
   print(name + "\n");
   return 0;
 }
@@ -114,8 +108,16 @@ Result<int> fork_container(const Words& words) {
   auto store = TRY(open_store());
   const auto container = TRY(Containers(store).find(words.names()[0]));
   ContainerSnapshots snapshots(store);
-  auto made = TRY(make(store, container, "",
-                       fmt::format("no copy of container '{}' was started", container.name)));
+  Interruption interruption;
+  auto created = snapshots.create(container, "", interruption);
+  if (created && Interruption::has_come()) {  // too late to cancel that
+    created->lock.reset();
+    (void)snapshots.release(created->snapshot.id);
+    created = fail("cancelled");
+  }
+  interruption.finish(created.has_value(),
+                      fmt::format("no copy of container '{}' was started", container.name));
+  auto made = TRY(std::move(created));
   const auto forked = [&]() -> Result<void> {
     for (std::uint64_t number = 1; number <= count; ++number) {
       const auto mine = words.with(kNumber, fmt::format("{}", number)).with_flag("detach");
