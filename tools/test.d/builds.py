@@ -80,8 +80,7 @@ def plain():
 
 
 def sanitized():
-    # The libraries are instrumented for the fuzzers too, so that one build serves both. Sources are joined in other groups than those of
-    # the program: one that does not include what it needs seldom has a neighbour in both that does.
+    # The libraries are instrumented for the fuzzers too, so that one build serves both.
     return Build("build-sanitize",
                  ["-Doptimization=1", "-Dunity_size=3", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dfuzzers=true",
                   "-Dcpp_args=-fsanitize=fuzzer-no-link", "-Dstatic_program=false"],
