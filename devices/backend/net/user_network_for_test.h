@@ -20,6 +20,15 @@
 
 namespace vmm::net {
 
+// A sanitizer's own memory is neither limited nor of interest.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+inline constexpr bool kSanitized = __has_feature(address_sanitizer);
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 using user_net::ipv4;
 using user_net::Ipv4Address;
 using virtio_net::Header;

@@ -597,19 +597,11 @@ std::size_t memory_of(pid_t process, std::string_view what) {
   return std::strtoul(&(*status)[at + what.size()], nullptr, 10);
 }
 
-// A sanitizer's own memory is neither limited nor of interest.
 bool is_limited(pid_t process) {
   const auto limits = read_text_file(fmt::format("/proc/{}/limits", process));
   return limits &&
          limits->find(fmt::format("Max address space         {}", 768u << 20)) != std::string::npos;
 }
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 
 TEST_F(UserNetworkTest, AFloodOfFragmentsTakesNoMemory) {
   start();
