@@ -78,10 +78,13 @@ Result<void> create_directories(const std::string& path, mode_t mode) {
     if (fs::is_directory(made, error)) continue;
     if (::mkdir(made.c_str(), made == whole ? mode : 0777) == 0) {
       TRY(sync_directory(parent));
-    } else if (!fs::is_directory(made, error)) {  // nor has another process made it
-      if (errno == EEXIST) return fail("'{}' is not a directory", made.string());
-      return fail_errno("cannot create '{}'", path);
+      continue;
     }
+    const int why = errno;                        // before the look changes it
+    if (fs::is_directory(made, error)) continue;  // another process has made it
+    if (why == EEXIST) return fail("'{}' is not a directory", made.string());
+    errno = why;
+    return fail_errno("cannot create '{}'", path);
   }
   return {};
 }

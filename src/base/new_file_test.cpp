@@ -1,5 +1,6 @@
 #include "src/base/new_file.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -150,6 +151,22 @@ TEST_F(NewFileTest, RemovesNothingOfAnotherUser) {
   ASSERT_EQ(::chown(path("x.partial").c_str(), 65534, 65534), 0);
   EXPECT_NE(refusal("x").find("belongs to another user"), std::string::npos) << refusal("x");
   EXPECT_EQ(content("x.partial"), "theirs");
+}
+
+TEST_F(NewFileTest, MakesTheDirectoriesThatAreMissing) {
+  ASSERT_TRUE(create_directories(path("a/b/c/"), 0700));
+  ASSERT_TRUE(create_directories(path("a/b/c"), 0755)) << "is there";
+  struct stat status{};
+  ASSERT_EQ(::stat(path("a/b/c").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777u, 0700u);
+  write("file", "");
+  EXPECT_EQ(create_directories(path("file/x")).error().message(),
+            fmt::format("'{}' is not a directory", path("file")));
+  // Nobody may make one there: it is not said that something is missing.
+  const auto refused = create_directories("/sys/none");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message().find("No such file"), std::string::npos)
+      << refused.error().message();
 }
 
 }  // namespace
