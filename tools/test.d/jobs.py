@@ -63,18 +63,31 @@ def run(command, timeout, **how):
     return code, output, time.monotonic() - begin
 
 
-def lines(command, timeout, each, **how):
-    """Runs a command and calls each(line) as it prints; the exit code, None after the timeout."""
+def lines(command, timeout, each, silence=float("inf"), **how):
+    """Runs a command and calls each(line) as it prints; the exit code, None when it takes more seconds than `timeout`, or prints nothing
+    for `silence`."""
     process = start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how)
-    late = []
-    watch = threading.Timer(timeout, lambda: (late.append(True), end(process)))
-    watch.start()
+    over, late = threading.Event(), []
+    limit = time.monotonic() + timeout
+    heard = [time.monotonic()]
+
+    def watch():
+        while (left := min(limit, heard[0] + silence) - time.monotonic()) > 0:
+            if over.wait(min(left, threading.TIMEOUT_MAX)):
+                return
+        late.append(True)
+        end(process)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         for line in process.stdout:
+            heard[0] = time.monotonic()
             each(line.rstrip("\n"))
         process.wait()
     finally:
-        watch.cancel()
+        over.set()
+        watcher.join()
         with _lock:
             _running.discard(process)
     return None if late else process.returncode

@@ -21,7 +21,9 @@ NATIVE = os.uname().machine
 FOREIGN = [name for name in ("aarch64",) if name != NATIVE]     # machines that are emulated here for their tests
 GROUPS = ["unit", "check", "sanitize", "fuzz", "cli", "vm"]
 EXTRA = ["race", "aarch64"]       # only by name
-UNIT_SECONDS = 600     # a program, which may share the machine with the build of a kernel
+# A program of unit tests, on a machine that is busy or has a slow disk; a case of it hangs when nothing is heard for the second.
+UNIT_SECONDS, CASE_SECONDS = 3600, 300
+SHARED_CASES = 100      # a program of more is run in parts, one a processor
 FUZZ_SECONDS = int(os.environ.get("VMM_FUZZ_SECONDS", "12"))
 SEED = int(os.environ.get("VMM_TEST_SEED", "1"))
 GUEST_SECONDS = 5400    # beyond what VMM_TEST_MINUTES is in CI: what is not reached in time is skipped there, and no failure
@@ -58,20 +60,32 @@ class Case:
         self.log, self.how, self.seconds = [], None, None
 
 
-def run_program(report, group, program, only):
+def shards_of(program):
+    """Into how many parts its cases are dealt (GoogleTest's sharding): the longest program would run alone at the end."""
+    _, command, environment, folder = program
+    try:
+        code, output, _ = jobs.run([*command, "--gtest_list_tests"], 60, env={**os.environ, **environment}, cwd=folder)
+    except OSError:
+        return 1
+    cases = sum(line.startswith("  ") for line in output.splitlines())
+    return PROCESSORS if code == 0 and cases > SHARED_CASES else 1
+
+
+def run_program(report, group, program, only, shard=0, shards=1):
     name, command, environment, folder = program
     options = [f"--gtest_random_seed={SEED}"]
     if only:
         options.append("--gtest_filter=" + ":".join(only))
-    env = {**os.environ, **environment, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    env = {"GTEST_SHARD_INDEX": str(shard), "GTEST_TOTAL_SHARDS": str(shards), **os.environ, **environment, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
            "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
+    output, begin = [], time.monotonic()
     try:
-        code, output, seconds = jobs.run([*command, *options], UNIT_SECONDS, env=env, cwd=folder)
+        code = jobs.lines([*command, *options], UNIT_SECONDS, output.append, silence=CASE_SECONDS, env=env, cwd=folder)
     except OSError as error:
         report.result(f"{group}.{name}", "FAILED", log=f"it cannot be started: {error}")
         return
     cases, current = {}, None
-    for line in output.splitlines():
+    for line in output:
         if match := re.match(r"\[ RUN      \] (\S+)", line):
             current = cases[match.group(1)] = Case()
         elif match := re.match(r"\[( +OK|  FAILED|  SKIPPED) \] (\S+?),? .*?\((\d+) ms\)$", line):
@@ -95,7 +109,7 @@ def run_program(report, group, program, only):
             why = "" if case.how else f"\n{'it takes too long' if code is None else f'the program ended here, with {code}'}"
             report.result(full, "FAILED", case.seconds, log + why)
     if not bad and (code != 0 or not cases):
-        report.result(f"{group}.{name}", "FAILED", seconds, "\n".join(output.splitlines()[-40:]) +
+        report.result(f"{group}.{name}", "FAILED", time.monotonic() - begin, "\n".join(output[-40:]) +
                       f"\nthe program ended with {'a timeout' if code is None else code}, {len(cases)} tests ran")
 
 
@@ -111,7 +125,10 @@ def run_programs(report, group, build, only):
         if only is None or program[0] in only or cases:
             programs.append((program, [] if only is None or program[0] in only else cases))
     with concurrent.futures.ThreadPoolExecutor(PROCESSORS) as pool:
-        for done in [pool.submit(run_program, report, group, program, cases) for program, cases in programs]:
+        counts = pool.map(lambda one: 1 if one[1] else shards_of(one[0]), programs)
+        # Those in parts first: they are the longest.
+        runs = sorted(((shard, count, one) for one, count in zip(programs, counts) for shard in range(count)), key=lambda run: -run[1])
+        for done in [pool.submit(run_program, report, group, *one, shard, count) for shard, count, one in runs]:
             done.result()
 
 

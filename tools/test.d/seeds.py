@@ -250,7 +250,7 @@ def of(name):
         seeds = [bytes([kind, 1]) for kind in range(3)] + [bytes([kind, 1]) + edit for kind in range(3) for edit in edits]
     elif name == "snapshot":
         seeds = [states(), manifest(), manifest(parent={"path": "../base", "digest": "0"})]
-    elif name in ("balloon", "block", "net", "rng", "vsock"):
+    elif name in ("balloon", "block", "net", "pmem", "rng", "vsock"):
         seeds = [rings(features) for features in (0, 3, 7)]
     folder = os.path.join(ROOT, "tests/data", f"{name}_fuzz")
     if os.path.isdir(folder):
