@@ -99,6 +99,12 @@ std::string printable(std::string_view text) {
   return result;
 }
 
+std::string printable_line(std::string_view text) {
+  auto line = printable(text);
+  std::ranges::replace(line, '\n', '?');
+  return line;
+}
+
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
   for (;;) {

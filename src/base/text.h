@@ -25,6 +25,8 @@ std::string size_in_words(std::uint64_t bytes);
 // With '?' for what moves a terminal's cursor or gives it orders: control characters (C0 but
 // newlines, DEL, C1 in UTF-8).
 std::string printable(std::string_view text);
+// The same of newlines.
+std::string printable_line(std::string_view text);
 
 std::vector<std::string_view> split(std::string_view text, char separator);
 

@@ -359,14 +359,20 @@ Page boot_page() {
       "(Ctrl-A h lists the keys). Needs /dev/kvm, and no root."};
   page.groups = {group_of("The machine", describe_machine(unused)),
                  group_of("The program", describe_program(unused))};
-  disk::DiskConfig disk;
-  virtio::NetConfig net;
-  auto disk_keys = section_of("Keys of --disk", fields_of(disk));
-  disk_keys.paragraphs = {
-      "A comma in a value is written twice, here and below. A machine has 31 disks, network cards "
-      "and other devices at most."};
-  page.sections.push_back(std::move(disk_keys));
-  page.sections.push_back(section_of("Keys of --net", fields_of(net)));
+  MachineConfig machine;
+  for (const auto& kind : device_kinds()) {
+    if (kind.keys == nullptr) continue;
+    spec::Fields options("machine");
+    kind.declare(machine, options);
+    auto keys =
+        section_of(fmt::format("Keys of --{}", options.all().front().key.name), kind.keys(machine));
+    if (page.sections.empty()) {
+      keys.paragraphs = {
+          "A comma in a value is written twice, here and below. A machine has 31 disks, network "
+          "cards and other devices at most."};
+    }
+    page.sections.push_back(std::move(keys));
+  }
   std::ranges::move(boot_sections(), std::back_inserter(page.sections));
   return page;
 }

@@ -3,6 +3,7 @@
 #include <random>
 
 #include "src/cli/config/given_machine.h"
+#include "src/hypervisor/machine/device_kinds.h"
 
 namespace vmm::config {
 namespace {
@@ -425,9 +426,12 @@ TEST(ManifestTexts, BothSidesAreTheMachine) {
     for (auto* path : {&machine.kernel, &machine.initrd, &machine.serial.path, &machine.control}) {
       if (!path->empty()) *path = "/x";
     }
-    for (auto& disk : machine.disks) disk.path = "/x";
-    for (auto& net : machine.nets) net.socket = net.socket.empty() ? "" : "/x";
-    if (machine.vsock) machine.vsock->path = "/x";
+    for (const auto& kind : device_kinds()) {
+      if (kind.paths == nullptr) continue;
+      for (auto* path : kind.paths(machine)) {
+        if (!path->empty()) *path = "/x";
+      }
+    }
     const auto texts = to_manifest_texts(machine);
     ASSERT_TRUE(texts) << texts.error().message();
     const auto saved = from_manifest_texts(*texts, "test");

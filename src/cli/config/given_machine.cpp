@@ -1,6 +1,5 @@
 #include "src/cli/config/given_machine.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "arch/boot.h"
 #include "src/base/text.h"
 #include "src/base/unique_fd.h"
+#include "src/hypervisor/machine/device_kinds.h"
 #include "src/hypervisor/machine/slots.h"
 #include "src/spec/json.h"
 
@@ -29,37 +29,6 @@ Result<void> check_memory(std::uint64_t bytes) {
                     static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   if (bytes > host) {
     return fail("--mem: '{}' is more than this host's memory of {}M", text, host >> 20);
-  }
-  return {};
-}
-
-bool same_file(const std::string& one, const std::string& other) {
-  struct stat a{}, b{};
-  if (one == other) return true;
-  return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
-         a.st_ino == b.st_ino;
-}
-
-// Two that are read, or have layers of their own, do not disturb each other.
-Result<void> check_disks(const std::vector<disk::DiskConfig>& disks) {
-  const auto is_written = [](const disk::DiskConfig& disk) {
-    return !disk.read_only && !disk.scratch;
-  };
-  for (std::size_t i = 0; i < disks.size(); ++i) {
-    if (!disks[i].id.empty()) {
-      return fail(
-          "disk '{}': an id says which disk of a restored machine it is: '{}' needs "
-          "--restore",
-          disks[i].path, disks[i].id);
-    }
-    if (disks[i].is_empty()) continue;
-    if (disks[i].path.empty()) return fail("disk {}: a path is missing: --disk PATH[,ro]", i);
-    for (std::size_t k = 0; k < i; ++k) {
-      if (disks[k].is_empty() || (!is_written(disks[i]) && !is_written(disks[k]))) continue;
-      if (!same_file(disks[k].path, disks[i].path)) continue;
-      return fail("disk '{}' is given twice, and the guest would write to it by one of both names",
-                  disks[i].path);
-    }
   }
   return {};
 }
@@ -90,9 +59,10 @@ void make_paths_absolute(MachineConfig& machine) {
   for (auto* path : {&machine.kernel, &machine.initrd, &machine.serial.path, &machine.control}) {
     make_absolute(*path);
   }
-  for (auto& disk : machine.disks) make_absolute(disk.path);
-  for (auto& net : machine.nets) make_absolute(net.socket);
-  if (machine.vsock) make_absolute(machine.vsock->path);
+  for (const auto& kind : device_kinds()) {
+    if (kind.paths == nullptr) continue;
+    for (auto* path : kind.paths(machine)) make_absolute(*path);
+  }
 }
 
 // Without its version, which is known.
@@ -121,7 +91,7 @@ Result<SavedMachine> from_texts(const snapshot::MachineTexts& texts) {
   TRY(fields_of(given.machine).read(keys, &given.keys));
   SavedMachine saved;
   saved.attached = TRY(to_machine(given, Kernel::optional));
-  saved.has_rng_key = given.has("rng");
+  saved.keys = std::move(given.keys);
   saved.machine =
       TRY(spec::from_object<MachineConfig>(spec::describe(saved.attached, spec::Sides::guest)));
   return saved;
@@ -171,9 +141,11 @@ Result<MachineConfig> to_machine(const GivenMachine& given, Kernel kernel) {
     return fail("a kernel is missing: --kernel PATH ({})", arch::kKernelKinds);
   }
   TRY(check_memory(machine.memory));
-  // A restored machine's are found later.
-  if (kernel == Kernel::required) TRY(check_disks(machine.disks));
-  std::erase_if(machine.nets, [](const auto& net) { return net.kind == virtio::NetKind::none; });
+  for (const auto& kind : device_kinds()) {
+    // A restored machine's devices find what they are connected to later.
+    if (kind.check != nullptr && kernel == Kernel::required) TRY(kind.check(machine));
+    if (kind.tidy != nullptr) kind.tidy(machine);
+  }
   return machine;
 }
 

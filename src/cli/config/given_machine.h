@@ -55,9 +55,9 @@ Result<snapshot::MachineTexts> to_manifest_texts(MachineConfig machine);
 Result<std::string> to_attachment(std::string_view component, std::string_view words);
 
 struct SavedMachine {
-  MachineConfig machine;   // as the guest sees it, connected to nothing
-  MachineConfig attached;  // the same with what the manifest notes
-  bool has_rng_key = false;
+  MachineConfig machine;          // as the guest sees it, connected to nothing
+  MachineConfig attached;         // the same with what the manifest notes
+  std::vector<std::string> keys;  // that are said
 };
 // `what` names the texts in errors.
 Result<SavedMachine> from_manifest_texts(const snapshot::MachineTexts& texts,

@@ -8,26 +8,17 @@
 #include <array>
 
 #include "src/base/file_time.h"
+#include "src/base/text.h"
 #include "src/disk/qcow2/chain.h"
+#include "src/hypervisor/machine/device_kinds.h"
 #include "src/hypervisor/snapshot/disk_file.h"
 #include "src/hypervisor/snapshot/origin.h"
 
 namespace vmm::config {
 namespace {
 
-using virtio::NetConfig;
-using virtio::NetKind;
-
 // What the snapshot says, and nobody else.
 constexpr std::array<std::string_view, 3> kFixed = {"append", "mem", "cpus"};
-
-// A text of the manifest in a message: nothing in it moves a terminal's cursor.
-std::string shown(std::string_view text) {
-  std::string result(text);
-  std::ranges::replace_if(
-      result, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
-  return result;
-}
 
 // ---- what the person says of disks
 
@@ -89,21 +80,17 @@ Result<std::vector<const snapshot::DiskEntry*>> disk_entries(
               entries.size(), disks.size());
 }
 
-// ---- networks
-
-// For messages: "tap=t0".
-std::string connection_of(const NetConfig& net) {
-  if (net.kind == NetKind::socket) return "socket=" + shown(net.socket);
-  return net.fds.empty() ? "tap=" + shown(net.tap) : fmt::format("fd={}", fmt::join(net.fds, ":"));
-}
-
 Result<SavedMachine> machine_in(const snapshot::Source& snapshot) {
   const auto& manifest = snapshot.manifest();
   auto saved =
       TRY(from_manifest_texts({manifest.config, manifest.attachments},
                               fmt::format("the configuration in snapshot '{}'", snapshot.path())));
-  // Snapshots older than --rng always had the device.
-  if (!saved.has_rng_key && snapshot.sections().has("rng")) saved.machine.rng = true;
+  for (const auto& kind : device_kinds()) {
+    const bool is_said = std::ranges::find(saved.keys, kind.name) != saved.keys.end();
+    if (kind.add_unsaid == nullptr || is_said || !snapshot.sections().has(kind.name)) continue;
+    kind.add_unsaid(saved.machine);
+    kind.add_unsaid(saved.attached);
+  }
   return saved;
 }
 
@@ -122,7 +109,6 @@ class Restoring {
     auto saved = TRY(machine_in(snapshot_));
     attached_ = std::move(saved.attached);
     config_ = same_ ? attached_ : saved.machine;
-    config_.rng = saved.machine.rng;
     // A guest that resets boots what the person named, or else what the snapshot has.
     if (given_.has("kernel")) {
       config_.kernel = mine.kernel;
@@ -139,10 +125,7 @@ class Restoring {
     if (given_.has("control")) config_.control = mine.control;
     if (given_.has("serial")) config_.serial = mine.serial;
     if (given_.has("reboot")) config_.reboot = mine.reboot;
-    TRY(connect_nets());
-    TRY(connect_vsock());
-    if (mine.balloon && !config_.balloon) return lacks("balloon");
-    if (mine.rng && !config_.rng) return lacks("rng");
+    TRY(connect_devices());
     TRY(connect_disks());
     return RestoredMachine{.config = std::move(config_),
                            .unconnected = std::move(unconnected_),
@@ -170,45 +153,18 @@ class Restoring {
     return {};
   }
 
-  Result<void> connect_nets() {
-    auto& nets = config_.nets;
-    if (const auto& given = given_.machine.nets; !given.empty()) {
-      if (given.size() != nets.size()) {
-        return fail("{} times --net, but the machine in snapshot '{}' has {} network cards",
-                    given.size(), snapshot_.path(), nets.size());
+  Result<void> connect_devices() {
+    const Reconnection to{.given = given_.machine,
+                          .attached = attached_,
+                          .same = same_,
+                          .snapshot = snapshot_.path(),
+                          .unconnected = unconnected_};
+    for (const auto& kind : device_kinds()) {
+      const bool has_one = kind.number == DeviceKind::Number::one;
+      if (has_one && kind.count(given_.machine) > 0 && kind.count(config_) == 0) {
+        return lacks(kind.name);
       }
-      nets = given;
-      return {};
-    }
-    if (same_) return check_descriptors();
-    for (std::size_t i = 0; i < nets.size(); ++i) {
-      const auto& was = attached_.nets[i];
-      if (was.kind == NetKind::user) {
-        if (was.user.forwards.empty() && !was.user.host_loopback) continue;
-        note(fmt::format("published ports and host loopback of net{} (--net)", i));
-      } else if (was.kind != NetKind::unplugged) {
-        note(fmt::format("net{} to {} (--net)", i, connection_of(was)));
-      }
-    }
-    return {};
-  }
-
-  // Those of the process that started the machine are gone.
-  Result<void> check_descriptors() const {
-    for (std::size_t i = 0; i < config_.nets.size(); ++i) {
-      if (config_.nets[i].fds.empty()) continue;
-      return fail("net{} was connected to open descriptors: --net says to what, for each card", i);
-    }
-    return {};
-  }
-
-  Result<void> connect_vsock() {
-    auto& vsock = config_.vsock;
-    if (const auto& given = given_.machine.vsock) {
-      if (!vsock) return lacks("vsock");
-      vsock = given;
-    } else if (vsock && !same_ && !attached_.vsock->path.empty()) {
-      note(fmt::format("vsock to '{}' (--vsock)", shown(attached_.vsock->path)));
+      if (kind.reconnect != nullptr) TRY(kind.reconnect(to, config_));
     }
     return {};
   }
@@ -319,7 +275,7 @@ class Restoring {
       return fail(
           "snapshot '{}' has no copy of its read-only disk '{}': say which file it is with --disk "
           "{}=PATH{}",
-          snapshot_.path(), shown(entry.path), shown(entry.device),
+          snapshot_.path(), printable_line(entry.path), printable_line(entry.device),
           has_format ? "" : ",format=raw or ,format=qcow2");
     }
     const disk::DiskConfig plain{.id = named->id,
@@ -352,11 +308,10 @@ class Restoring {
     return {};
   }
 
-  std::unexpected<Error> lacks(const char* device) const {
+  std::unexpected<Error> lacks(std::string_view device) const {
     return fail("--{}: the machine in snapshot '{}' has no {} device", device, snapshot_.path(),
                 device);
   }
-  void note(std::string text) { unconnected_.push_back(std::move(text)); }
 
   const snapshot::Source& snapshot_;
   const GivenMachine& given_;
@@ -390,9 +345,8 @@ Result<MachineConfig> own_connections(const snapshot::Source& snapshot) {
     }
     own.disks.push_back({.id = entry->device, .path = entry->path, .format = format});
   }
-  own.nets = machine.nets;
-  for (std::size_t i = 0; i < own.nets.size(); ++i) {
-    own.nets[i].user.host_loopback = attached.nets[i].user.host_loopback;
+  for (const auto& kind : device_kinds()) {
+    if (kind.give_own != nullptr) kind.give_own(machine, attached, own);
   }
   return own;
 }

@@ -7,8 +7,8 @@
 namespace vmm {
 
 void make_up_addresses(MachineConfig& machine) {
-  for (auto& net : machine.nets) {
-    if (!net.mac) net.mac = net::MacAddress::random();
+  for (const auto& kind : device_kinds()) {
+    if (kind.make_up != nullptr) kind.make_up(machine);
   }
 }
 

@@ -1,14 +1,18 @@
 #include "src/hypervisor/machine/device_kinds.h"
 
+#include <fmt/ranges.h>
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
-#include <filesystem>
 
 #include "devices/virtio/balloon/balloon_device.h"
 #include "devices/virtio/blk/block_device.h"
 #include "devices/virtio/net/net_device.h"
 #include "devices/virtio/rng/rng_device.h"
 #include "devices/virtio/vsock/vsock_device.h"
+#include "src/base/text.h"
+#include "src/disk/disk.h"
 #include "src/spec/items.h"
 
 namespace vmm {
@@ -21,8 +25,42 @@ using SlotState = DeviceKind::Slots::State;
 // What a slot has would be told to be another process's. Its own name is refused before a file is
 // looked at.
 bool is_same_file(const std::string& path, const std::string& other) {
-  std::error_code error;
-  return std::filesystem::equivalent(path, other, error);
+  struct stat one{}, two{};
+  return path == other || (::stat(path.c_str(), &one) == 0 && ::stat(other.c_str(), &two) == 0 &&
+                           one.st_dev == two.st_dev && one.st_ino == two.st_ino);
+}
+
+// Two that are read, or have layers of their own, do not disturb each other.
+Result<void> check_disks(const MachineConfig& config) {
+  const auto& disks = config.disks;
+  const auto is_written = [](const disk::DiskConfig& disk) {
+    return !disk.read_only && !disk.scratch;
+  };
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    if (!disks[i].id.empty()) {
+      return fail(
+          "disk '{}': an id says which disk of a restored machine it is: '{}' needs "
+          "--restore",
+          disks[i].path, disks[i].id);
+    }
+    if (disks[i].is_empty()) continue;
+    if (disks[i].path.empty()) return fail("disk {}: a path is missing: --disk PATH[,ro]", i);
+    for (std::size_t k = 0; k < i; ++k) {
+      if (disks[k].is_empty() || (!is_written(disks[i]) && !is_written(disks[k]))) continue;
+      if (!is_same_file(disks[k].path, disks[i].path)) continue;
+      return fail("disk '{}' is given twice, and the guest would write to it by one of both names",
+                  disks[i].path);
+    }
+  }
+  return {};
+}
+
+// What a guest wrote is there when it resets.
+Result<void> open_scratch_disks(MachineConfig& config, std::vector<KeptFile>& files) {
+  for (auto& disk : config.disks) {
+    if (disk.scratch) files.push_back({TRY(disk::open_scratch(disk)), disk.layer});
+  }
+  return {};
 }
 
 std::unexpected<Error> in_the_slot(const std::string& disk) {
@@ -148,6 +186,51 @@ constexpr DeviceKind::Slots kNetSlots = {
     .ports = &kNetPorts,
 };
 
+// For messages: "tap=t0".
+std::string connection_of(const virtio::NetConfig& net) {
+  if (net.kind == virtio::NetKind::socket) return "socket=" + printable_line(net.socket);
+  return net.fds.empty() ? "tap=" + printable_line(net.tap)
+                         : fmt::format("fd={}", fmt::join(net.fds, ":"));
+}
+
+Result<void> reconnect_nets(const Reconnection& to, MachineConfig& config) {
+  auto& nets = config.nets;
+  if (const auto& given = to.given.nets; !given.empty()) {
+    if (given.size() != nets.size()) {
+      return fail("{} times --net, but the machine in snapshot '{}' has {} network cards",
+                  given.size(), to.snapshot, nets.size());
+    }
+    nets = given;
+    return {};
+  }
+  for (std::size_t i = 0; i < nets.size(); ++i) {
+    const auto& was = to.attached.nets[i];
+    if (to.same) {
+      // Those of the process that started the machine are gone.
+      if (was.fds.empty()) continue;
+      return fail("net{} was connected to open descriptors: --net says to what, for each card", i);
+    }
+    if (was.kind == virtio::NetKind::user) {
+      if (was.user.forwards.empty() && !was.user.host_loopback) continue;
+      to.unconnected.push_back(
+          fmt::format("published ports and host loopback of net{} (--net)", i));
+    } else if (was.kind != virtio::NetKind::unplugged) {
+      to.unconnected.push_back(fmt::format("net{} to {} (--net)", i, connection_of(was)));
+    }
+  }
+  return {};
+}
+
+Result<void> reconnect_vsock(const Reconnection& to, MachineConfig& config) {
+  if (to.given.vsock) {
+    config.vsock = to.given.vsock;
+  } else if (config.vsock && !to.same && !to.attached.vsock->path.empty()) {
+    to.unconnected.push_back(
+        fmt::format("vsock to '{}' (--vsock)", printable_line(to.attached.vsock->path)));
+  }
+  return {};
+}
+
 constexpr DeviceKind::Slots kVsockSlots = {
     .how_to_be_one = "",
     .state =
@@ -185,12 +268,25 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
                                   "a disk; the first one is the root by default; keys below"}),
                       spec::components(config.disks, disk::parse_disk_config));
          },
+     .keys = [](MachineConfig& config) { return fields_of(config.disks.emplace_back()); },
      .count = [](const MachineConfig& config) { return config.disks.size(); },
      .make = [](const MachineConfig& config, std::size_t index, const std::string& name,
                 const DeviceResources&) -> Made {
        return TRY(virtio::BlockDevice::create(config.disks[index], name));
      },
-     .slots = &kDiskSlots},
+     .slots = &kDiskSlots,
+     .paths =
+         [](MachineConfig& config) {
+           std::vector<std::string*> paths;
+           for (auto& disk : config.disks) paths.push_back(&disk.path);
+           return paths;
+         },
+     .check = check_disks,
+     .open_kept = open_scratch_disks,
+     .kernel_words = [](const MachineConfig& config) -> std::string {
+       if (config.disks.empty() || config.disks[0].is_empty()) return {};
+       return fmt::format("root=/dev/vda {}", config.disks[0].read_only ? "ro" : "rw");
+     }},
     {.name = "net",
      .number = DeviceKind::Number::many,
      .status_key = "nets",
@@ -202,12 +298,38 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
                     "a network card; `unplugged` has no link, `none` is no card; keys below"}),
                spec::components(config.nets, virtio::parse_net_config));
          },
+     .keys = [](MachineConfig& config) { return fields_of(config.nets.emplace_back()); },
      .count = [](const MachineConfig& config) { return config.nets.size(); },
      .make = [](const MachineConfig& config, std::size_t index, const std::string& name,
                 const DeviceResources& resources) -> Made {
        return TRY(virtio::NetDevice::create(config.nets[index], name, resources.memory));
      },
-     .slots = &kNetSlots},
+     .slots = &kNetSlots,
+     .paths =
+         [](MachineConfig& config) {
+           std::vector<std::string*> paths;
+           for (auto& net : config.nets) paths.push_back(&net.socket);
+           return paths;
+         },
+     .tidy =
+         [](MachineConfig& config) {
+           std::erase_if(config.nets,
+                         [](const auto& net) { return net.kind == virtio::NetKind::none; });
+         },
+     .make_up =
+         [](MachineConfig& config) {
+           for (auto& net : config.nets) {
+             if (!net.mac) net.mac = net::MacAddress::random();
+           }
+         },
+     .reconnect = reconnect_nets,
+     .give_own =
+         [](const MachineConfig& guest, const MachineConfig& attached, MachineConfig& given) {
+           given.nets = guest.nets;
+           for (std::size_t i = 0; i < given.nets.size(); ++i) {
+             given.nets[i].user.host_loopback = attached.nets[i].user.host_loopback;
+           }
+         }},
     {.name = "vsock",
      .status_key = "vsock",
      .declare =
@@ -227,7 +349,14 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
      .socket =
          [](const MachineConfig& config) {
            return config.vsock ? config.vsock->path : std::string();
-         }},
+         },
+     .paths =
+         [](MachineConfig& config) {
+           std::vector<std::string*> paths;
+           if (config.vsock) paths.push_back(&config.vsock->path);
+           return paths;
+         },
+     .reconnect = reconnect_vsock},
     {.name = "balloon",
      .declare =
          [](MachineConfig& config, spec::Fields& fields) {
@@ -250,7 +379,9 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
      .make = [](const MachineConfig&, std::size_t, const std::string&,
                 const DeviceResources& resources) -> Made {
        return std::make_unique<virtio::RngDevice>(resources.loop);
-     }},
+     },
+     // Before it had an option, every machine had one.
+     .add_unsaid = [](MachineConfig& config) { config.rng = true; }},
 }};
 
 }  // namespace

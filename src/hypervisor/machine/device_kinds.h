@@ -15,11 +15,31 @@
 #include "devices/virtio/slot.h"
 #include "src/base/event_loop.h"
 #include "src/base/result.h"
+#include "src/base/unique_fd.h"
 #include "src/hypervisor/machine/config.h"
 #include "src/hypervisor/memory/guest_memory.h"
 #include "src/spec/fields.h"
 
 namespace vmm {
+
+// A file that outlives a machine whose guest resets.
+struct KeptFile {
+  UniqueFd file;
+  std::string made;  // its path, if it was not there before; empty: it has none
+};
+
+// What a machine that is restored is connected to.
+struct Reconnection {
+  const MachineConfig& given;     // what the person says
+  const MachineConfig& attached;  // what the snapshot notes
+  // The same machine again, which is connected to what is noted; false: a copy, which is connected
+  // to what the person says alone.
+  bool same = false;
+  std::string_view snapshot;  // its path, for messages
+  // Takes what the snapshot notes and nobody says, with the option that connects it: "vsock to '/v'
+  // (--vsock)".
+  std::vector<std::string>& unconnected;
+};
 
 // What devices are made with; all of it outlives them.
 struct DeviceResources {
@@ -39,6 +59,8 @@ struct DeviceKind {
   std::string_view status_key;
   // Its key in a machine's configuration, which is its option as well.
   void (*declare)(MachineConfig& config, spec::Fields& fields);
+  // The keys of that option, of a new component in `config`. Null: its own text says them.
+  spec::Fields (*keys)(MachineConfig& config) = nullptr;
   // How many the machine has.
   std::size_t (*count)(const MachineConfig& config);
   // Device `index` of those. `name` names threads and log lines.
@@ -83,6 +105,31 @@ struct DeviceKind {
   const Slots* slots = nullptr;  // null: none
   // The path of the socket that its device makes on the host, or empty. Null: it makes none.
   std::string (*socket)(const MachineConfig& config) = nullptr;
+
+  // The rest is what a configuration as a whole needs of a kind; null: nothing.
+
+  // All paths of the host that are said, some of which may be empty.
+  std::vector<std::string*> (*paths)(MachineConfig& config) = nullptr;
+  // Takes out what is said and is no device.
+  void (*tidy)(MachineConfig& config) = nullptr;
+  // Of a machine that boots: what is wrong with its devices beside one another.
+  Result<void> (*check)(const MachineConfig& config) = nullptr;
+  // What was not given, and is kept when the guest resets.
+  void (*make_up)(MachineConfig& config) = nullptr;
+  // Opens what outlives the machine, and has `config` name it. What was made before an error is in
+  // `files` as well.
+  Result<void> (*open_kept)(MachineConfig& config, std::vector<KeptFile>& files) = nullptr;
+  // For the kernel's command line.
+  std::string (*kernel_words)(const MachineConfig& config) = nullptr;
+  // Of a snapshot that has the device's state and no key for it.
+  void (*add_unsaid)(MachineConfig& config) = nullptr;
+  // `config` is what the guest sees, of the same machine with what is noted. Null: it has
+  // nothing on the host. What disks are restored from the snapshot has itself.
+  Result<void> (*reconnect)(const Reconnection& to, MachineConfig& config) = nullptr;
+  // What a copy made by a person of their own running machine is connected to, as they would give
+  // it.
+  void (*give_own)(const MachineConfig& guest, const MachineConfig& attached,
+                   MachineConfig& given) = nullptr;
 };
 
 // "blk1", "vsock".

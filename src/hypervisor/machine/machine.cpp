@@ -8,6 +8,7 @@
 #include "src/base/log.h"
 #include "src/base/text.h"
 #include "src/base/thread.h"
+#include "src/hypervisor/machine/device_kinds.h"
 
 namespace vmm {
 namespace {
@@ -120,8 +121,9 @@ Result<void> Machine::enter_kernel(const arch::Images& images) {
 
 std::string Machine::command_line(const MachineConfig& config) {
   std::string line = arch::default_command_line(config.serial.kind != chardev::Kind::none);
-  if (!config.disks.empty() && !config.disks[0].is_empty()) {
-    line += fmt::format(" root=/dev/vda {}", config.disks[0].read_only ? "ro" : "rw");
+  for (const auto& kind : device_kinds()) {
+    const auto words = kind.kernel_words != nullptr ? kind.kernel_words(config) : std::string();
+    if (!words.empty()) line += " " + words;
   }
   if (!config.append.empty()) line += " " + config.append;
   return line;

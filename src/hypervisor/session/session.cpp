@@ -10,7 +10,6 @@
 #include "src/base/errors.h"
 #include "src/base/log.h"
 #include "src/base/own_code.h"
-#include "src/disk/disk.h"
 #include "src/hypervisor/machine/device_kinds.h"
 #include "src/hypervisor/session/report.h"
 #include "src/hypervisor/session/signals.h"
@@ -88,13 +87,15 @@ Result<void> Session::open() {
     console_ = std::move(*console);
     if (config_.serial.kind == chardev::Kind::socket) note_socket(config_.serial.path);
   }
-  // What a guest wrote is there when it reboots.
-  for (auto& disk : config_.disks) {
-    if (!disk.scratch) continue;
-    auto file = disk::open_scratch(disk);
-    if (!errors.add(file)) return errors.result();  // nobody opens what is on it
-    disk_files_.push_back(std::move(*file));
-    if (!disk.layer.empty()) made_.push_back(disk.layer);
+  for (const auto& kind : device_kinds()) {
+    if (kind.open_kept == nullptr) continue;
+    std::vector<KeptFile> files;
+    const auto opened = kind.open_kept(config_, files);
+    for (auto& [file, made] : files) {
+      disk_files_.push_back(std::move(file));
+      if (!made.empty()) made_.push_back(std::move(made));
+    }
+    if (!errors.add(opened)) return errors.result();  // nobody opens what is on them
   }
   // An archive is not unpacked in vain.
   if (!errors.empty() && start_.snapshot && !start_.snapshot->is_directory()) {

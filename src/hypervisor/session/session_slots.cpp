@@ -1,9 +1,11 @@
 // Slots: what the components of a running machine are connected to. What is named is opened beside
 // the machine, then put in its place in order with all that changes the machine, and noted last.
 #include <algorithm>
+#include <set>
 
 #include "src/base/log.h"
 #include "src/base/text.h"
+#include "src/hypervisor/machine/device_kinds.h"
 #include "src/hypervisor/session/session.h"
 
 namespace vmm {
@@ -133,11 +135,13 @@ void Session::note_change(const SlotWork& work) {
 // one takes its time to go.
 void Session::drop_unused_disk_files() {
   const auto unused = std::make_shared<std::vector<UniqueFd>>();
+  std::set<std::string> used;
+  for (const auto& kind : device_kinds()) {
+    if (kind.paths == nullptr) continue;
+    for (const auto* path : kind.paths(config_)) used.insert(*path);
+  }
   std::erase_if(disk_files_, [&](UniqueFd& file) {
-    const auto path = descriptor_path(file);
-    if (std::ranges::any_of(config_.disks, [&](const auto& disk) { return disk.path == path; })) {
-      return false;
-    }
+    if (used.contains(descriptor_path(file))) return false;
     unused->push_back(std::move(file));
     return true;
   });
