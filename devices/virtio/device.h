@@ -46,6 +46,7 @@ enum class DeviceType : std::uint16_t {
   balloon = 5,
   vsock = 19,
   fs = 26,
+  pmem = 27,
 };
 
 // The device's way to the guest, implemented by the transport. Any thread.

@@ -130,7 +130,11 @@ Result<void> Queue::append(Chain& chain, const Descriptor& descriptor) {
   if (!writable && chain.buffers_.size() > chain.readable_count_) {
     return fail("a readable descriptor behind a writable one");
   }
-  std::byte* host = memory_->host_pointer(GuestAddress{descriptor.address}, descriptor.length);
+  const GuestAddress address{descriptor.address};
+  // Nobody writes to what is readable: iovec knows no constants.
+  std::byte* host =
+      writable ? memory_->host_pointer(address, descriptor.length)
+               : const_cast<std::byte*>(memory_->source_pointer(address, descriptor.length));
   if (host == nullptr) {
     return fail("a buffer at {:#x}+{:#x} is outside of the guest's memory", descriptor.address,
                 descriptor.length);

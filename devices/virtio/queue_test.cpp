@@ -77,6 +77,26 @@ TEST_F(QueueTest, StagedChainsAreSeenAtOnce) {
   EXPECT_EQ(queue.in_flight(), 0u);
 }
 
+TEST_F(QueueTest, ReadsFromWindowsAndNeverWritesThere) {
+  const auto window = ram_.memory().add_window(2u << 20, {});
+  ASSERT_TRUE(window);
+  driver_.set_descriptor(0, {window->value, 512, 0, 0});
+  driver_.set_descriptor(1, {window->value, 512, test::kDescWrite, 0});
+  driver_.set_descriptor(2, {window->value, 16, test::kDescIndirect, 0});
+  auto queue = make(kFeatureIndirectDescriptors);
+  driver_.offer(0);
+  auto chain = std::move(queue.pop().value());
+  ASSERT_TRUE(chain);
+  EXPECT_EQ(chain->readable_size(), 512u);
+  EXPECT_EQ(*static_cast<const char*>(chain->readable()[0].iov_base), 0);
+  queue.push(std::move(*chain), 0);
+  driver_.offer(1);
+  EXPECT_FALSE(queue.pop()) << "nobody writes there";
+  queue.set_position(2, 1);
+  driver_.offer(2);
+  EXPECT_FALSE(queue.pop()) << "a table there is no table";
+}
+
 TEST_F(QueueTest, RefusesLoops) {
   driver_.set_descriptor(0, {0x1000, 1, test::kDescNext, 1});
   driver_.set_descriptor(1, {0x1000, 1, test::kDescNext, 0});

@@ -78,7 +78,7 @@ def help_explains_each_command(t):
 @test
 def help_explains_every_option(t):
     text = output(t, "--help")
-    for option in ("--kernel --initrd --append --disk --mem --cpus --net --vsock --balloon --rng --serial --control --config "
+    for option in ("--kernel --initrd --append --disk --mem --cpus --net --vsock --balloon --rng --pmem --serial --control --config "
                    "--print-config --log-level --log-file --name --dry-run --version --help --no-reboot "
                    "--restore --resume --paused --ready-fd").split():
         t.true(re.search(rf"^  (-h, )?{option}( \S|  |$)", text, re.M), f"--help explains {option}")

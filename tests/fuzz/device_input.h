@@ -39,7 +39,7 @@ class FuzzGuest {
     loop_ = std::move(EventLoop::create().value());
   }
 
-  const GuestMemory& memory() const { return *memory_; }
+  GuestMemory& memory() { return *memory_; }
   EventLoop& loop() { return *loop_; }
   virtio::Interrupts& interrupts() { return interrupts_; }
 

@@ -29,6 +29,7 @@ class GuestRam {
  public:
   explicit GuestRam(std::uint64_t size = 16u << 20);
   const GuestMemory& memory() const { return *memory_; }
+  GuestMemory& memory() { return *memory_; }
   // Zeroed bytes, aligned to a page when that large, to 16 otherwise. Never given back.
   GuestAddress allocate(std::uint64_t size);
   std::byte* host(GuestAddress address, std::uint64_t size) const;

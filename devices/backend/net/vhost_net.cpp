@@ -6,6 +6,7 @@
 #include <linux/vhost.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace vmm::net {
@@ -27,19 +28,21 @@ Result<UniqueFd> open_device() {
 
 // struct vhost_memory ends in an array of its regions.
 std::vector<std::byte> memory_table(const GuestMemory& memory) {
-  const auto regions = memory.regions();
-  std::vector<std::byte> bytes(sizeof(vhost_memory) + regions.size() * sizeof(vhost_memory_region));
-  const auto count = static_cast<std::uint32_t>(regions.size());
+  std::vector<vhost_memory_region> entries;
+  const auto add = [&entries](const MemoryRange& range, const std::byte* host) {
+    entries.push_back({.guest_phys_addr = range.base.value,
+                       .memory_size = range.size,
+                       .userspace_addr = reinterpret_cast<std::uint64_t>(host),
+                       .flags_padding = 0});
+  };
+  for (const auto& region : memory.regions()) add(region.range, region.host);
+  // Frames may be sent out of them; one that is received for a buffer there is dropped.
+  for (const auto& window : memory.windows()) add(window.range, window.host);
+  const auto table = std::as_bytes(std::span(entries));
+  std::vector<std::byte> bytes(sizeof(vhost_memory) + table.size());
+  const auto count = static_cast<std::uint32_t>(entries.size());
   std::memcpy(bytes.data() + offsetof(vhost_memory, nregions), &count, sizeof count);
-  std::byte* at = bytes.data() + sizeof(vhost_memory);
-  for (const auto& region : regions) {
-    const vhost_memory_region entry{.guest_phys_addr = region.range.base.value,
-                                    .memory_size = region.range.size,
-                                    .userspace_addr = reinterpret_cast<std::uint64_t>(region.host),
-                                    .flags_padding = 0};
-    std::memcpy(at, &entry, sizeof entry);
-    at += sizeof entry;
-  }
+  std::ranges::copy(table, bytes.begin() + sizeof(vhost_memory));
   return bytes;
 }
 

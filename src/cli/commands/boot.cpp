@@ -280,6 +280,9 @@ std::vector<Section> boot_sections() {
          "what is in a slot (size=SIZE), whatever was in it; with format, scratch, direct and io, "
          "and with rw where only a snapshot that this user did not save on this host says that its "
          "guest may write to it"},
+        {"--pmem",
+         "the files that it had as persistent memory, which the snapshot has no copy of, once for "
+         "each; what is in a slot (size=SIZE)"},
         {"--name", "its name, the snapshot's if not given"}}},
       {"With --resume",
        {"The machine is the one that was saved: its network cards, vsock device, console, control "

@@ -198,6 +198,7 @@ TEST(MachineJson, RefusesBadFiles) {
       {R"({"serial":{"kind":"file"}})", "serial: serial kind 'file': expected a path"},
       {R"({"serial":{"kind":"file","path":"x","max":1}})", "64K or more"},
       {R"({"vsock":{"cid":2}})", "vsock: cid: invalid value '2'"},
+      {R"({"pmem":["x",{"size":7}]})", "pmem[1]: size: invalid value '7': expected a multiple of"},
       {R"({"version":2})", "it has version 2, this program reads version 1"},
       {R"({"version":"1"})", "invalid version \"1\": expected 1"}};
   for (const auto& [text, part] : cases) {
@@ -231,11 +232,19 @@ class RandomMachine {
     for (unsigned i = below(4); i > 0; --i) machine.nets.push_back(net());
     if (coin()) machine.vsock = virtio::VsockConfig{.cid = 3 + below(100), .path = ""};
     if (machine.vsock) set(machine.vsock->path, [this] { return text(); });
+    for (unsigned i = below(3); i > 0; --i) machine.pmems.push_back(pmem());
     set(machine.serial, [this] { return serial(); });
     return machine;
   }
 
  private:
+  virtio::PmemConfig pmem() {
+    virtio::PmemConfig pmem;
+    set(pmem.path, [this] { return text(); });
+    if (pmem.path.empty() || coin()) pmem.slot_size = (1 + below(99)) * virtio::kPmemAlignment;
+    if (!pmem.path.empty()) set(pmem.format, [] { return disk::ImageFormat::vmdk; });
+    return pmem;
+  }
   unsigned below(unsigned limit) { return static_cast<unsigned>(random_() % limit); }
   bool coin() { return below(2) == 0; }
   template <typename T, typename Make>

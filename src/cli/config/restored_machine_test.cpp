@@ -310,6 +310,42 @@ TEST_F(RestoredMachineTest, ItsOwnerMayPassAllNamesOn) {
   EXPECT_TRUE(copy->unconnected.empty());
 }
 
+// ---- persistent memory
+
+TEST_F(RestoredMachineTest, PersistentMemoryIsNamedAgain) {
+  config_ = R"({"mem": "64M", "disk": "root.img",
+                "pmem": ["/secret/image.erofs", "size=4M", "/secret/list.vmdk,format=vmdk"]})";
+  ASSERT_TRUE(save("one"));
+  EXPECT_EQ(why_not("one", {}), "snapshot '" + path("one") +
+                                    "' has no copy of pmem0 '/secret/image.erofs': say which " +
+                                    "file it is with --pmem PATH");
+  EXPECT_EQ(why_not("one", {{"pmem", "/a"}}),
+            "1 times --pmem, but the machine in snapshot '" + path("one") + "' has 3 of them");
+  EXPECT_EQ(why_not("one", {{"pmem", "/a"}, {"pmem", "/b,size=2M"}, {"pmem", "/c"}}),
+            "pmem '/b': size=2M is not the device's, which stays: 4M");
+  const auto restored =
+      machine("one", {{"pmem", "/a"}, {"pmem", "/b"}, {"pmem", "/c,format=vmdk"}});
+  ASSERT_TRUE(restored) << restored.error().message();
+  const std::vector<virtio::PmemConfig> wanted = {
+      {.path = "/a"},
+      {.path = "/b", .slot_size = 4u << 20},
+      {.path = "/c", .format = disk::ImageFormat::vmdk}};
+  EXPECT_EQ(restored->config.pmems, wanted);
+  const auto source = snapshot::open_source(path("one"));
+  ASSERT_TRUE(source);
+  const auto own = own_connections(**source);
+  ASSERT_TRUE(own) << own.error().message();
+  ASSERT_EQ(own->pmems.size(), 3u);
+  EXPECT_EQ(own->pmems[2],
+            (virtio::PmemConfig{.path = "/secret/list.vmdk", .format = disk::ImageFormat::vmdk}));
+}
+
+TEST_F(RestoredMachineTest, PersistentMemoryOfNothingIsRefused) {
+  config_ = R"({"mem": "64M", "disk": "root.img", "pmem": [{}]})";
+  ASSERT_TRUE(save("one"));
+  EXPECT_EQ(why_not("one", {}), "a path is missing: --pmem PATH, or size=SIZE for a slot");
+}
+
 // ---- slots
 
 // Its second and third disk are slots, the third one empty.

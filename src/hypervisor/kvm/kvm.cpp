@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "src/base/log.h"
+#include "src/base/text.h"
 
 namespace vmm::kvm {
 namespace {
@@ -104,6 +105,25 @@ Result<void> Vm::add_memory(const GuestMemory& memory) {
     argument.memory_size = region.range.size;
     argument.userspace_addr = reinterpret_cast<std::uint64_t>(region.host);
     TRY(call(fd_.get(), KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &argument));
+  }
+  return {};
+}
+
+Result<void> Vm::add_windows(const GuestMemory& memory) {
+  auto slot = static_cast<std::uint32_t>(memory.regions().size());
+  for (const auto& window : memory.windows()) {
+    kvm_userspace_memory_region argument{};
+    argument.slot = slot++;
+    argument.flags = KVM_MEM_READONLY;
+    argument.guest_phys_addr = window.range.base.value;
+    argument.memory_size = window.range.size;
+    argument.userspace_addr = reinterpret_cast<std::uint64_t>(window.host);
+    if (const auto set =
+            call(fd_.get(), KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &argument);
+        !set) {
+      return fail("no room for {} at {:#x} of the guest's addresses: {}",
+                  format_size(window.range.size), window.range.base.value, set.error().message());
+    }
   }
   return {};
 }

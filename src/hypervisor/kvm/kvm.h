@@ -139,6 +139,10 @@ class Vm : public MsiSink, public DoorbellRegistry {
 
   // One memory slot a region. The memory outlives the VM.
   Result<void> add_memory(const GuestMemory& memory);
+  // Likewise its windows, which the guest cannot write to (KVM_MEM_READONLY): a write is an mmio
+  // exit, or an error of run() where KVM cannot tell what is written (arm64, of more than one
+  // register). Once, before the first vCPU runs.
+  Result<void> add_windows(const GuestMemory& memory);
   Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index);
   // Writes inside of these ports need no exit of their own from now on: KVM keeps them until a vCPU
   // leaves the guest for another reason (api.rst, 4.116 KVM_REGISTER_COALESCED_MMIO). Where it

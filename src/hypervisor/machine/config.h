@@ -9,6 +9,7 @@
 
 #include "devices/backend/chardev/chardev_config.h"
 #include "devices/virtio/net/config.h"
+#include "devices/virtio/pmem/config.h"
 #include "devices/virtio/vsock/config.h"
 #include "src/disk/disk_config.h"
 
@@ -26,6 +27,7 @@ struct MachineConfig {
   std::optional<virtio::VsockConfig> vsock;
   bool balloon = false;
   bool rng = false;
+  std::vector<virtio::PmemConfig> pmems;
   chardev::SerialSpec serial;
   std::string control;  // path of the control socket, or empty
   bool reboot = true;   // false: a reset of the guest ends the program

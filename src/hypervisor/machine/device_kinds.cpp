@@ -9,6 +9,7 @@
 #include "devices/virtio/balloon/balloon_device.h"
 #include "devices/virtio/blk/block_device.h"
 #include "devices/virtio/net/net_device.h"
+#include "devices/virtio/pmem/pmem_device.h"
 #include "devices/virtio/rng/rng_device.h"
 #include "devices/virtio/vsock/vsock_device.h"
 #include "src/base/text.h"
@@ -231,6 +232,28 @@ Result<void> reconnect_vsock(const Reconnection& to, MachineConfig& config) {
   return {};
 }
 
+// A snapshot has no copy of the files: their content is compared with what the guest has read.
+Result<void> reconnect_pmems(const Reconnection& to, MachineConfig& config) {
+  auto& pmems = config.pmems;
+  const auto& given = to.given.pmems;
+  if (given.empty()) {
+    for (std::size_t i = 0; i < pmems.size(); ++i) {
+      const auto& path = to.attached.pmems[i].path;
+      if (path.empty()) TRY(virtio::check(pmems[i]));  // a slot
+      if (path.empty() || to.same) continue;
+      return fail("snapshot '{}' has no copy of pmem{} '{}': say which file it is with --pmem PATH",
+                  to.snapshot, i, printable_line(path));
+    }
+    return {};
+  }
+  if (given.size() != pmems.size()) {
+    return fail("{} times --pmem, but the machine in snapshot '{}' has {} of them", given.size(),
+                to.snapshot, pmems.size());
+  }
+  for (std::size_t i = 0; i < pmems.size(); ++i) pmems[i] = TRY(virtio::fill(pmems[i], given[i]));
+  return {};
+}
+
 constexpr DeviceKind::Slots kVsockSlots = {
     .how_to_be_one = "",
     .state =
@@ -258,7 +281,7 @@ constexpr DeviceKind::Slots kVsockSlots = {
 };
 
 // Guests find the first disk first.
-constexpr std::array<DeviceKind, 5> kKinds = {{
+constexpr std::array<DeviceKind, 6> kKinds = {{
     {.name = "blk",
      .number = DeviceKind::Number::many,
      .status_key = "disks",
@@ -382,6 +405,36 @@ constexpr std::array<DeviceKind, 5> kKinds = {{
      },
      // Before it had an option, every machine had one.
      .add_unsaid = [](MachineConfig& config) { config.rng = true; }},
+    {.name = "pmem",
+     .number = DeviceKind::Number::many,
+     .status_key = "pmems",
+     .declare =
+         [](MachineConfig& config, spec::Fields& fields) {
+           fields.add(spec::both({"pmem", "PATH[,KEY...]",
+                                  "a file as read-only persistent memory: guests share its pages "
+                                  "with the host and one another; keys below"}),
+                      spec::components(config.pmems, virtio::parse_pmem_config));
+         },
+     .keys = [](MachineConfig& config) { return fields_of(config.pmems.emplace_back()); },
+     .count = [](const MachineConfig& config) { return config.pmems.size(); },
+     .make = [](const MachineConfig& config, std::size_t index, const std::string& name,
+                const DeviceResources& resources) -> Made {
+       return TRY(
+           virtio::PmemDevice::create(config.pmems[index], name, resources.memory, resources.loop));
+     },
+     .paths =
+         [](MachineConfig& config) {
+           std::vector<std::string*> paths;
+           for (auto& pmem : config.pmems) paths.push_back(&pmem.path);
+           return paths;
+         },
+     .check = [](const MachineConfig& config) -> Result<void> {
+       for (const auto& pmem : config.pmems) TRY(virtio::check(pmem));
+       return {};
+     },
+     .reconnect = reconnect_pmems,
+     .give_own = [](const MachineConfig&, const MachineConfig& attached,
+                    MachineConfig& given) { given.pmems = attached.pmems; }},
 }};
 
 }  // namespace

@@ -43,7 +43,7 @@ struct Reconnection {
 
 // What devices are made with; all of it outlives them.
 struct DeviceResources {
-  const GuestMemory& memory;
+  GuestMemory& memory;
   EventLoop& loop;  // for devices that have little to do
 };
 

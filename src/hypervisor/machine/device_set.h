@@ -23,7 +23,7 @@ namespace vmm {
 
 // What devices are made with; all of it outlives them.
 struct DeviceContext {
-  const GuestMemory& memory;
+  GuestMemory& memory;  // devices may add windows to it
   MsiSink& messages;
   DoorbellRegistry& doorbells;
   EventLoop& loop;  // for devices that have little to do

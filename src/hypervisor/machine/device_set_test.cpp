@@ -66,7 +66,7 @@ class DeviceSetTest : public ::testing::Test {
 TEST_F(DeviceSetTest, WithoutDevices) {
   create(bare());
   EXPECT_EQ(to_json_text(set_->metrics()), "{}");
-  EXPECT_EQ(to_json_text(set_->status()), R"({"disks":[],"nets":[]})");
+  EXPECT_EQ(to_json_text(set_->status()), R"({"disks":[],"nets":[],"pmems":[]})");
   EXPECT_EQ(set_->memory_target(), nullptr);
   EXPECT_TRUE(set_->wait_ready());
 }
@@ -82,13 +82,15 @@ TEST_F(DeviceSetTest, OneOfEachKind) {
   config.nets = {net};
   config.vsock = virtio::VsockConfig{.cid = 42, .path = folder_ + "/vsock"};
   config.balloon = config.rng = true;
+  config.pmems = {{.path = path}};
   create(config);
   EXPECT_EQ(to_json_text(set_->status()),
             fmt::format(R"({{"disks":[{{"path":"{}","read_only":true}},)"
                         R"({{"path":"root","read_only":true}}],)"
                         R"("nets":[{{"mac":"52:54:00:12:34:56","ports":[]}}],)"
+                        R"("pmems":[{{"path":"{}","size":2097152}}],)"
                         R"("vsock":{{"cid":42,"path":"{}/vsock"}}}})",
-                        path, folder_));
+                        path, path, folder_));
   const std::string block =
       R"({"bytes_read":0,"bytes_written":0,"discards":0,"errors":0,"flushes":0,"reads":0,)"
       R"("throttled":0,"write_zeroes":0,"writes":0})";
@@ -98,7 +100,7 @@ TEST_F(DeviceSetTest, OneOfEachKind) {
                 block + R"(,"blk1":)" + block +
                 R"(,"net0":{"link_up":false,"rx_bytes":0,"rx_dropped":0,"rx_packets":0,)"
                 R"("tx_bytes":0,"tx_dropped":0,"tx_packets":0,"vhost":false},)"
-                R"("rng":{"bytes":0,"requests":0},)"
+                R"("pmem0":{"requests":0},"rng":{"bytes":0,"requests":0},)"
                 R"("vsock":{"connections":0,"ended":0,"rx_bytes":0,"rx_packets":0,)"
                 R"("rx_waiting":0,"tx_bytes":0,"tx_packets":0}})");
 }
@@ -109,7 +111,7 @@ TEST_F(DeviceSetTest, ASlotSaysWhatIsInIt) {
   create(config);
   const auto status = [this] { return to_json_text(set_->status()); };
   EXPECT_EQ(status(), R"({"disks":[{"path":"","read_only":false,"size":0,"slot_size":1048576}],)"
-                      R"("nets":[]})");
+                      R"("nets":[],"pmems":[]})");
   const auto path = disk();
   const SlotRequest request{.component = "blk0", .attachment = spec::Value(path)};
   const auto before = config;
@@ -118,7 +120,7 @@ TEST_F(DeviceSetTest, ASlotSaysWhatIsInIt) {
   ASSERT_TRUE(change) << change.error().message();
   ASSERT_TRUE(set_->change("blk0", **change));
   EXPECT_EQ(status(), fmt::format(R"({{"disks":[{{"path":"{}","read_only":false,"size":4096,)"
-                                  R"("slot_size":1048576}}],"nets":[]}})",
+                                  R"("slot_size":1048576}}],"nets":[],"pmems":[]}})",
                                   path));
 }
 

@@ -76,6 +76,7 @@ Result<void> Machine::assemble(const state::Sections* saved) {
   devices_ = TRY(DeviceSet::create(
       config_, {.memory = *memory_, .messages = *vm_, .doorbells = *vm_, .loop = io_->loop()},
       arch::kPciWindow));
+  TRY(vm_->add_windows(*memory_));
   devices_->tell_waits(environment_.waits);
   TRY(board_->connect_pci(*vm_, devices_->pci(), ports_, mmio_));
   return create_vcpus();

@@ -8,6 +8,7 @@
 #include "devices/virtio/blk/state.h"
 #include "devices/virtio/net/state.h"
 #include "devices/virtio/pci/state.h"
+#include "devices/virtio/pmem/state.h"
 #include "devices/virtio/rng/state.h"
 #include "devices/virtio/vsock/state.h"
 #include "src/hypervisor/snapshot/memory_layer.h"
@@ -68,6 +69,10 @@ TEST(StateGolden, VirtioDevices) {
                 "01000800000000100000000000000200040000000002000003000100000053");
   expect_golden(virtio::NetState{{1, 2, 3, 4, 5, 6}, 2, 3}, "virtio-net", 1,
                 "01000600000001020304050602000200000002000300080000000300000000000000");
+  expect_golden(
+      virtio::PmemState{1, 2, {3}, {4}}, "virtio-pmem", 1,
+      "010008000000010000000000000002000800000002000000000000000300080000000300000000000000"
+      "0400080000000400000000000000");
   expect_golden(virtio::VsockState{42}, "virtio-vsock", 1, "0100040000002a000000");
 }
 

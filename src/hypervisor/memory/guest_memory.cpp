@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::uint64_t kHugePage = 2u << 20;
 constexpr std::uint64_t kSmallPage = 4096;
+constexpr std::uint64_t kFirstWindow = std::uint64_t{4} << 30;
 
 }  // namespace
 
@@ -58,6 +59,36 @@ Result<void> GuestMemory::map_parts(Region& region, std::span<const FilePart> pa
   return {};
 }
 
+Result<GuestAddress> GuestMemory::add_window(std::uint64_t size,
+                                             std::span<const WindowPart> parts) {
+  std::uint64_t base = kFirstWindow;
+  const auto keep_above = [&base](const MemoryRange& range) {
+    base = std::max(base, range.base.value + range.size);
+  };
+  for (const auto& region : regions_) keep_above(region.range);
+  for (const auto& window : windows_) keep_above(window.range);
+  base = (base + kWindowAlignment - 1) / kWindowAlignment * kWindowAlignment;
+  // Nobody writes to it: untouched pages are the host's page of zeroes. Huge pages as in create().
+  auto mapping =
+      Mapping::create(size + kHugePage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+  if (!mapping) {
+    return fail("cannot reserve {} of address space: {}", format_size(size),
+                mapping.error().message());
+  }
+  const auto start = reinterpret_cast<std::uintptr_t>(mapping->data());
+  std::byte* host = mapping->data() + ((base - start) & (kHugePage - 1));
+  for (const auto& part : parts) {
+    if (::mmap(host + part.offset, part.length, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+               part.fd, static_cast<off_t>(part.file_offset)) == MAP_FAILED) {
+      return fail_errno("cannot map {} of a file", format_size(part.length));
+    }
+  }
+  (void)::madvise(host, size, MADV_DONTDUMP);
+  windows_.push_back({{GuestAddress{base}, size}, host});
+  mappings_.push_back(std::move(*mapping));
+  return GuestAddress{base};
+}
+
 void GuestMemory::mark_served() {
   for (auto& region : regions_) region.served = true;
 }
@@ -91,6 +122,17 @@ std::byte* GuestMemory::host_pointer(GuestAddress address, std::uint64_t length)
     // Unsigned: an address below the region wraps to a huge offset.
     if (offset < region.range.size && length <= region.range.size - offset) {
       return region.host + offset;
+    }
+  }
+  return nullptr;
+}
+
+const std::byte* GuestMemory::source_pointer(GuestAddress address, std::uint64_t length) const {
+  if (const auto* host = host_pointer(address, length); host != nullptr) return host;
+  for (const auto& window : windows_) {
+    const std::uint64_t offset = address.value - window.range.base.value;
+    if (offset < window.range.size && length <= window.range.size - offset) {
+      return window.host + offset;
     }
   }
   return nullptr;

@@ -1,5 +1,5 @@
-// GuestMemory: the RAM of a guest, as regions of host memory. Plain mmap, no KVM, so that devices
-// and tests use it alone.
+// GuestMemory: the RAM of a guest, as regions of host memory, and windows to files beside it. Plain
+// mmap, no KVM, so that devices and tests use it alone.
 //
 //   const auto memory = TRY(GuestMemory::create({{GuestAddress{0}, 256 << 20}}, {}));
 //   const auto header = TRY(memory->read<RequestHeader>(address));   // copied out once
@@ -42,6 +42,15 @@ struct FilePart {
   int fd = -1;
 };
 
+// What of a file lies where in a window. In bytes, all but `length` multiples of the page size.
+struct WindowPart {
+  std::uint64_t offset = 0;  // in the window
+  std::uint64_t length = 0;
+  // check: raw-descriptors allowed, it is looked at during add_window() only
+  int fd = -1;
+  std::uint64_t file_offset = 0;
+};
+
 class GuestMemory {
  public:
   // A stretch of the flat memory that lies in one region.
@@ -76,6 +85,20 @@ class GuestMemory {
   static Result<std::unique_ptr<GuestMemory>> create(std::span<const MemoryRange> ranges,
                                                      std::span<const FilePart> parts);
 
+  // A stretch of the guest's address space that is no RAM, with files of the host that it reads in
+  // their place and cannot write to (virtio-pmem).
+  struct Window {
+    MemoryRange range;
+    const std::byte* host = nullptr;
+  };
+  // Windows begin at multiples of this size, above all memory and from 4 GiB on.
+  static constexpr std::uint64_t kWindowAlignment = 1u << 30;
+  // A window of `size` bytes, a multiple of the page size, with `parts`, pages of the files' own,
+  // and zeroes elsewhere. The files stay as they are for as long as the memory lives: who reads
+  // what was cut off gets SIGBUS. Before devices look at the memory. Returns where it is.
+  Result<GuestAddress> add_window(std::uint64_t size, std::span<const WindowPart> parts);
+  std::span<const Window> windows() const { return windows_; }
+
   // From now on, pages that are not there may get a content when they are touched (userfaultfd(2),
   // snapshot/page_server.h). What is discarded must not: discard() maps fresh memory over it.
   void mark_served();
@@ -87,6 +110,8 @@ class GuestMemory {
   Result<std::span<std::byte>> slice(GuestAddress address, std::uint64_t length) const;
   // As slice(), for hot paths: null instead of an error.
   std::byte* host_pointer(GuestAddress address, std::uint64_t length) const;
+  // The same of what is only read, which may lie in a window as well.
+  const std::byte* source_pointer(GuestAddress address, std::uint64_t length) const;
 
   template <typename T>
   Result<T> read(GuestAddress address) const {
@@ -148,6 +173,7 @@ class GuestMemory {
   std::unique_ptr<Discards> discards_ = std::make_unique<Discards>();
   std::vector<Mapping> mappings_;
   std::vector<Region> regions_;
+  std::vector<Window> windows_;
 };
 
 }  // namespace vmm

@@ -34,6 +34,48 @@ TEST(GuestMemory, RefusesWhatIsOutside) {
   EXPECT_TRUE(memory->slice(GuestAddress{(1u << 20) - 1}, 1));
 }
 
+class WindowTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    file_ = UniqueFd(::memfd_create("window", MFD_CLOEXEC));
+    const std::string content = std::string(4096, 'a') + "b";
+    ASSERT_EQ(::write(file_.get(), content.data(), content.size()),
+              static_cast<ssize_t>(content.size()));
+  }
+  char at(GuestAddress address) const {
+    const auto* host = memory_->source_pointer(address, 1);
+    return host == nullptr ? '?' : static_cast<char>(*host);
+  }
+  UniqueFd file_;
+  std::unique_ptr<GuestMemory> memory_ = std::move(*GuestMemory::create(kRanges));
+};
+
+TEST_F(WindowTest, LiesAboveAllMemoryAndIsOnlyRead) {
+  const std::array parts = {
+      WindowPart{.offset = 0x2000, .length = 1, .fd = file_.get(), .file_offset = 0x1000},
+      WindowPart{.offset = 0x3000, .length = 0x1000, .fd = file_.get(), .file_offset = 0}};
+  const auto window = memory_->add_window(2u << 20, parts);
+  ASSERT_TRUE(window);
+  EXPECT_EQ(window->value, 5ull << 30) << "the next multiple of 1 GiB behind the memory";
+  EXPECT_EQ(at(*window), '\0');
+  EXPECT_EQ(at(*window + 0x2000), 'b');
+  EXPECT_EQ(at(*window + 0x2001), '\0');
+  EXPECT_EQ(at(*window + 0x3fff), 'a');
+  EXPECT_EQ(at(*window + (2u << 20)), '?');
+  EXPECT_EQ(memory_->source_pointer(*window, (2u << 20) + 1), nullptr);
+  EXPECT_EQ(memory_->source_pointer({UINT64_MAX}, 2), nullptr);
+  EXPECT_EQ(memory_->host_pointer(*window, 1), nullptr) << "for who may write";
+  EXPECT_FALSE(memory_->discard(*window, 4096));
+  EXPECT_EQ(memory_->size(), 2u << 20) << "it is no memory of the guest's";
+  EXPECT_EQ(*memory_->add_window(4096, {}), *window + (1u << 30));
+}
+
+TEST_F(WindowTest, RefusesAFileThatCannotBeMapped) {
+  const std::array parts = {WindowPart{.offset = 0, .length = 4096, .fd = -1, .file_offset = 0}};
+  EXPECT_FALSE(memory_->add_window(4096, parts));
+  EXPECT_TRUE(memory_->windows().empty());
+}
+
 TEST(GuestMemory, DiscardZeroesWholePagesOnly) {
   auto memory = std::move(*GuestMemory::create(kRanges));
   for (std::uint64_t at : {0x1000u, 0x2000u, 0x3000u}) {

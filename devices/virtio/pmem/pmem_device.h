@@ -1,0 +1,54 @@
+// PmemDevice: virtio-pmem (virtio 1.2, 5.19), files of the host in the guest's address space. The
+// guest reads them where they are, in the host's page cache: with a file system that maps files
+// directly (DAX) nothing of them is copied, and guests of one file share it. It is read-only.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "devices/virtio/device.h"
+#include "devices/virtio/pmem/config.h"
+#include "devices/virtio/pmem/pmem_files.h"
+#include "devices/virtio/served_queue.h"
+#include "src/base/event_loop.h"
+#include "src/hypervisor/memory/guest_memory.h"
+
+namespace vmm::virtio {
+
+class PmemDevice : public Device {
+ public:
+  // Lays the files out in a window of `memory`, and serves on `loop`, whose thread must not wait
+  // for the one that calls activate or deactivate.
+  static Result<std::unique_ptr<PmemDevice>> create(const PmemConfig& config,
+                                                    const std::string& name, GuestMemory& memory,
+                                                    EventLoop& loop);
+  ~PmemDevice() override { (void)deactivate(); }
+
+  DeviceType type() const override { return DeviceType::pmem; }
+  std::uint64_t features() const override { return kFeatureEventIdx | kFeatureIndirectDescriptors; }
+  std::vector<std::uint16_t> queue_sizes() const override { return {64}; }
+  void read_config(std::uint64_t offset, std::span<std::byte> target) const override;
+  Result<void> activate(Activation activation) override;
+  std::vector<std::optional<Queue>> deactivate() override;
+  void save(state::Sections& sections, std::string_view name) const override;
+  Result<void> restore(state::Sections& sections, std::string_view name) override;
+  NamedValues metrics() override;
+  NamedValues status() const override;
+
+ private:
+  PmemDevice(EventLoop& loop, PmemFiles files) : loop_(loop), files_(std::move(files)) {}
+  Handled serve(const Chain& chain);
+
+  EventLoop& loop_;
+  const PmemFiles files_;
+  std::string path_;
+  MemoryRange range_;
+  std::vector<PmemFiles::Version> versions_;
+  // While active, on the loop's thread; null: the driver did not enable it.
+  bool active_ = false;
+  std::unique_ptr<ServedQueue> queue_;
+  std::atomic<std::uint64_t> requests_{0};
+};
+
+}  // namespace vmm::virtio
