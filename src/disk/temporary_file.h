@@ -34,15 +34,22 @@ class TemporaryDirectory {
     return path;
   }
   static std::string pattern(std::size_t size) {
-    std::string content(size, '\0');
-    for (std::size_t i = 0; i < size; ++i) {
-      content[i] = static_cast<char>((i / 512 * 7 + i % 512) & 0xff);
+    std::string sector(512, '\0'), content;
+    for (std::size_t i = 0; content.size() < size; ++i) {
+      for (std::size_t k = 0; k < 512; ++k) sector[k] = static_cast<char>((i * 7 + k) & 0xff);
+      content += sector;
     }
+    content.resize(size);
     return content;
   }
   static std::string content(const std::string& path) {
+    std::error_code missing;
+    const auto size = std::filesystem::file_size(path, missing);
+    if (missing) return {};
     std::ifstream stream(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(stream), {});
+    std::string content(size, '\0');
+    stream.read(content.data(), static_cast<std::streamsize>(content.size()));
+    return content;
   }
 
  private:
