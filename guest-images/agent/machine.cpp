@@ -47,14 +47,19 @@ Result<void> add_random(const protocol::Bytes& seed) {
 
 // The disk of a slot that was filled while the machine stood still: the driver hears of it in its
 // own time. The kernel tells nobody when an empty device gets a size (set_capacity_and_notify).
+// Persistent memory gets its device beside the loading of its driver (nd_device_register()).
 Result<void> wait_for_disk(const std::string& device) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::seconds kPatience{5};
   constexpr int kTurn = 1;  // milliseconds
-  const auto disk = TRY(open_file(device, O_RDONLY));
+  UniqueFd disk;
   std::uint64_t size = 0;
   for (const auto deadline = Clock::now() + kPatience;;) {
-    if (::ioctl(disk.get(), BLKGETSIZE64, &size) < 0) return fail_errno("cannot ask '{}'", device);
+    if (!disk) disk = UniqueFd(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!disk && errno != ENOENT) return fail_errno("cannot open '{}'", device);
+    if (disk && ::ioctl(disk.get(), BLKGETSIZE64, &size) < 0) {
+      return fail_errno("cannot ask '{}'", device);
+    }
     if (size > 0) return {};
     if (Clock::now() > deadline) return fail("there is no disk in '{}'", device);
     (void)::poll(nullptr, 0, kTurn);
@@ -130,10 +135,12 @@ Result<void> set_host_name(int first_process, const std::string& name, const Pla
 Result<void> mount_root(const MountRoot& request, const Places& places) {
   TRY(make_directories(places.root));
   if (is_mount_point(places.root)) return fail("the container's root is mounted already");
+  const char* const options =
+      request.image_options.empty() ? nullptr : request.image_options.c_str();
   if (request.read_only) {
-    return mount_device(request.image, request.image_type, places.root, MS_RDONLY, nullptr);
+    return mount_device(request.image, request.image_type, places.root, MS_RDONLY, options);
   }
-  TRY(mount_device(request.image, request.image_type, places.image, MS_RDONLY, nullptr));
+  TRY(mount_device(request.image, request.image_type, places.image, MS_RDONLY, options));
   if (request.writable.empty()) {
     TRY(mount_device("tmpfs", "tmpfs", places.writable, 0, "mode=755"));
   } else {

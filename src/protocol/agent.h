@@ -375,13 +375,15 @@ struct MountRoot {
   std::string image_type = "erofs";
   std::string writable;  // a block device; empty: in memory
   std::string writable_type = "ext4";
-  bool read_only = false;  // without a writable layer
+  bool read_only = false;          // without a writable layer
+  std::string image_options = {};  // of mount(2), "dax=always"
   static void fields(auto& message, auto& archive) {
     archive(1, message.image);
     archive(2, message.image_type);
     archive(3, message.writable);
     archive(4, message.writable_type);
     archive(5, message.read_only);
+    archive(6, message.image_options);
   }
 };
 

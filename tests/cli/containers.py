@@ -121,7 +121,9 @@ def options_of_run(t, vmm):
     t.equal(vmm("inspect", "-f", "{{json .Config.Labels}}", name), '{"a":"b","c":""}\n')
     vmm.refused(125, "container ID file found", "run", "--cidfile", cid, "busybox")
     with open(os.path.join(vmm.directory(name), "words")) as file:
-        t.contains(file.read(), "--disk\nimage.vmdk,format=vmdk,ro,size=8T\n--disk\nwritable.img,format=raw\n")
+        words = file.read()
+        t.contains(words, "--disk\nsize=8T,ro\n--disk\nwritable.img,format=raw\n")
+        t.contains(words, "--pmem\nimage.vmdk,format=vmdk,size=1024M\n")
 
 
 @with_engine

@@ -13,6 +13,7 @@
 #include "src/engine/cli/run_options.h"
 #include "src/engine/cli/supervisor_client.h"
 #include "src/engine/image/manifest.h"
+#include "src/engine/runtime/monitor.h"
 #include "src/engine/runtime/names.h"
 #include "src/engine/runtime/ports.h"
 #include "src/engine/runtime/supervisor.h"
@@ -71,6 +72,7 @@ Result<Container> make_from_image(Store& store, const Words& words) {
       TRY(parse_image_config(TRY(store.content().read_blob(image.id, kMaxDocument))));
   TRY(apply_image(spec, config, words.has("entrypoint")));
   TRY(publish_exposed(spec, words));
+  spec.mapped_image = maps_image(spec, TRY(image_files(store.content(), image)));
   return Containers(store).create({words.text("name"), image.id, name, std::move(spec)});
 }
 

@@ -27,7 +27,7 @@ Result<void> make_disks(Store& store, const Container& container) {
   const auto directory = Containers(store).directory(container.id);
   const auto image = TRY(Catalog(store).by_id(container.image));
   if (!image) return fail("No such image: {}", container.image.text());
-  const auto text = TRY(disk_descriptor(store.content(), *image));
+  const auto text = disk_descriptor(TRY(image_files(store.content(), *image)));
   const auto file = TRY(open_file(directory + "/image.vmdk", O_WRONLY | O_CREAT | O_TRUNC));
   TRY(write_all(file.get(), std::as_bytes(std::span(text))));
   const auto writable = fmt::format("{}/{}", directory, container.writable_file());

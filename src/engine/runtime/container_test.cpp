@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -284,7 +285,7 @@ TEST(MonitorTest, TheMachineFitsTheContainer) {
   ContainerSpec spec;
   spec.memory = 512u << 20;
   spec.cpu_limit = 500;
-  EXPECT_EQ(machine_size(spec).memory_mib, 576u);
+  EXPECT_EQ(machine_size(spec).memory_mib, 592u);
   EXPECT_EQ(machine_size(spec).cpus, 1u);
   Container container;
   container.spec = spec;
@@ -295,6 +296,33 @@ TEST(MonitorTest, TheMachineFitsTheContainer) {
   container.spec.network = "none";
   const auto alone = boot_words(container, {"/k", "/i", ""});
   EXPECT_EQ(std::ranges::find(alone, "--net"), alone.end());
+}
+
+TEST(MonitorTest, AnImageIsMappedWhereItCanBe) {
+  Container container;
+  auto& spec = container.spec;
+  const std::array<ImageFile, 2> files = {ImageFile{"/a", 1u << 30}, ImageFile{"/b", 4096}};
+  EXPECT_TRUE(maps_image(spec, std::span(files).first(1)));
+  EXPECT_FALSE(maps_image(spec, files)) << "more than the slot has room for";
+  EXPECT_EQ(disk_descriptor(std::span(files).subspan(1)),
+            "# Disk DescriptorFile\nversion=1\ncreateType=\"twoGbMaxExtentFlat\"\n"
+            "RW 8 FLAT \"/b\" 0\n");
+  const auto has = [](const std::vector<std::string>& words, std::string_view word) {
+    return std::ranges::find(words, word) != words.end();
+  };
+  const MachineFiles machine{"/k", "/i", ""};
+  EXPECT_TRUE(has(template_words(spec, machine), "size=1024M"));
+  EXPECT_TRUE(has(restore_words(container, "/t"), "blk0=image.vmdk,format=vmdk"));
+  EXPECT_EQ(mount_request(container).image, "/dev/vda");
+  spec.mapped_image = true;
+  for (const auto& words : {boot_words(container, machine), restore_words(container, "/t")}) {
+    EXPECT_TRUE(has(words, "image.vmdk,format=vmdk,size=1024M"));
+  }
+  EXPECT_TRUE(has(boot_words(container, machine), "size=8T,ro")) << "disks keep their places";
+  EXPECT_EQ(mount_request(container).image, "/dev/pmem0");
+  spec.kernel = "/own";
+  EXPECT_FALSE(maps_image(spec, std::span(files).subspan(1)));
+  EXPECT_FALSE(has(template_words(spec, machine), "size=1024M"));
 }
 
 TEST(GuestRequestTest, WhyAProgramDidNotStart) {

@@ -72,10 +72,14 @@ agent::Configure configure_request(const Container& container) {
   return request;
 }
 
-agent::MountRoot mount_request(const Container& /*container*/) {
+agent::MountRoot mount_request(const Container& container) {
   agent::MountRoot request;
   request.image = "/dev/vda";
   request.writable = "/dev/vdb";
+  if (container.spec.mapped_image) {
+    request.image = "/dev/pmem0";
+    request.image_options = "dax=always";
+  }
   return request;
 }
 

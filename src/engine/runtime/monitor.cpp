@@ -18,11 +18,14 @@ namespace vmm::engine {
 namespace {
 
 constexpr std::uint64_t kMib = 1u << 20;
-constexpr std::uint64_t kKernelRoom = 64;     // MiB beside a container's limit
-constexpr std::uint64_t kLeastMemory = 160;   // MiB; the kernel and its initramfs
+constexpr std::uint64_t kKernelRoom = 80;     // MiB beside a container's limit
+constexpr std::uint64_t kLeastMemory = 176;   // MiB; the kernel and its initramfs
 constexpr std::uint64_t kUsualMemory = 2048;  // MiB; what is not used goes back to the host
 constexpr std::uint32_t kMostCpus = 8;
 constexpr const char* kImageSlot = "8T";  // EROFS of 4 KiB blocks goes to 16
+// Of an image that the guest maps: it describes the slot's pages in a 64th of the size, memory
+// which containers of a template share.
+constexpr std::uint64_t kMappedSlot = 1024;  // MiB
 
 std::uint64_t host_memory_mib() {
   return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
@@ -66,6 +69,12 @@ std::vector<std::string> machine_words(const ContainerSpec& spec, const MachineF
   return words;
 }
 
+// A person's own kernel may have no driver.
+bool has_mapped_slot(const ContainerSpec& spec) { return spec.kernel.empty(); }
+
+// As the disks are.
+std::string mapped_image() { return fmt::format("image.vmdk,format=vmdk,size={}M", kMappedSlot); }
+
 // What it is connected to, besides its disks.
 std::vector<std::string> connection_words(const Container& container) {
   std::vector<std::string> words = {"--vsock", "vsock",  "--control",
@@ -94,11 +103,20 @@ MachineSize machine_size(const ContainerSpec& spec) {
   return size;
 }
 
+bool maps_image(const ContainerSpec& spec, std::span<const ImageFile> files) {
+  std::uint64_t size = 0;
+  for (const auto& file : files) size += file.size;
+  return has_mapped_slot(spec) && size <= kMappedSlot * kMib;
+}
+
 // The image in a slot: a snapshot of the machine has its copies' own lists of files there.
 std::vector<std::string> boot_words(const Container& container, const MachineFiles& files) {
   auto words = machine_words(container.spec, files);
-  append(words, {"--disk", fmt::format("image.vmdk,format=vmdk,ro,size={}", kImageSlot), "--disk",
+  // The disks keep their places.
+  const auto disk = container.spec.mapped_image ? "" : "image.vmdk,format=vmdk,";
+  append(words, {"--disk", fmt::format("{}size={},ro", disk, kImageSlot), "--disk",
                  writable_disk(container)});
+  if (container.spec.mapped_image) append(words, {"--pmem", mapped_image()});
   append(words, connection_words(container));
   return words;
 }
@@ -108,14 +126,19 @@ std::vector<std::string> template_words(const ContainerSpec& spec, const Machine
   append(words, {"--disk", fmt::format("size={},ro", kImageSlot), "--disk",
                  fmt::format("size={}", kWritableSize), "--vsock", "vsock", "--control", "control",
                  "--name", "template"});
+  if (has_mapped_slot(spec)) append(words, {"--pmem", fmt::format("size={}M", kMappedSlot)});
   if (spec.network != "none") append(words, {"--net", "unplugged"});
   return words;
 }
 
 std::vector<std::string> restore_words(const Container& container, const std::string& path) {
-  std::vector<std::string> words = {
-      "vmm",   "--restore", path, "--serial", "none", "--disk", "blk0=image.vmdk,format=vmdk",
-      "--disk"};
+  std::vector<std::string> words = {"vmm", "--restore", path, "--serial", "none"};
+  if (container.spec.mapped_image) {
+    append(words, {"--pmem", mapped_image()});
+  } else {
+    append(words, {"--disk", "blk0=image.vmdk,format=vmdk"});
+  }
+  words.emplace_back("--disk");
   // Over the snapshot's disk a layer is made; a template has a slot.
   words.push_back(container.goes_on() ? container.writable_file()
                                       : fmt::format("blk1={},rw", writable_disk(container)));
@@ -123,18 +146,25 @@ std::vector<std::string> restore_words(const Container& container, const std::st
   return words;
 }
 
-Result<std::string> disk_descriptor(const ContentStore& content, const Image& image) {
-  std::string text = "# Disk DescriptorFile\nversion=1\ncreateType=\"twoGbMaxExtentFlat\"\n";
-  const auto add = [&text](const std::string& path) -> Result<void> {
+Result<std::vector<ImageFile>> image_files(const ContentStore& content, const Image& image) {
+  std::vector<ImageFile> files;
+  const auto add = [&files](const std::string& path) -> Result<void> {
     struct stat status{};
     if (::stat(path.c_str(), &status) < 0) return fail_errno("cannot read '{}' of the image", path);
-    if (status.st_size > 0) {  // a layer without files' data has no blocks
-      text += fmt::format("RW {} FLAT \"{}\" 0\n", status.st_size / 512, path);
-    }
+    // A layer without files' data has no blocks.
+    if (status.st_size > 0) files.push_back({path, static_cast<std::uint64_t>(status.st_size)});
     return {};
   };
   TRY(add(content.path(Content::merged, image.id)));
   for (const auto& layer : image.layers) TRY(add(content.path(Content::layer, layer.diff_id)));
+  return files;
+}
+
+std::string disk_descriptor(std::span<const ImageFile> files) {
+  std::string text = "# Disk DescriptorFile\nversion=1\ncreateType=\"twoGbMaxExtentFlat\"\n";
+  for (const auto& file : files) {
+    text += fmt::format("RW {} FLAT \"{}\" 0\n", file.size / 512, file.path);
+  }
   return text;
 }
 

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,17 @@ struct MachineSize {
 };
 MachineSize machine_size(const ContainerSpec& spec);
 
+// What an image is as a disk: its merged metadata, then its layers, whole pages each.
+struct ImageFile {
+  std::string path;
+  std::uint64_t size = 0;  // bytes
+};
+Result<std::vector<ImageFile>> image_files(const ContentStore& content, const Image& image);
+
+// Whether the machine of `spec` can map them: its kernel is known to have the driver, and the slot
+// has the room.
+bool maps_image(const ContainerSpec& spec, std::span<const ImageFile> files);
+
 // The words of `vmm` for a container's machine, with paths relative to the container's directory:
 // of one that boots; of a template, with slots for what is the container's; of one that goes on
 // from the template, or snapshot of a container, at `path`.
@@ -28,8 +40,8 @@ std::vector<std::string> boot_words(const Container& container, const MachineFil
 std::vector<std::string> template_words(const ContainerSpec& spec, const MachineFiles& files);
 std::vector<std::string> restore_words(const Container& container, const std::string& path);
 
-// The list of files that image.vmdk is: the image's merged metadata, then its layers.
-Result<std::string> disk_descriptor(const ContentStore& content, const Image& image);
+// The text of image.vmdk.
+std::string disk_descriptor(std::span<const ImageFile> files);
 
 struct Monitor {
   pid_t pid = -1;

@@ -72,6 +72,9 @@ struct ContainerSpec {
   std::string kernel;  // a path; "": the machine files' own
   std::vector<std::string> groups;
   bool cold = false;  // its machine boots, whatever templates there are
+  // Its machine has the image as persistent memory, whose pages it shares with other machines, and
+  // not as a disk.
+  bool mapped_image = false;
 
   std::vector<std::string> arguments() const;
 
@@ -114,6 +117,7 @@ struct ContainerSpec {
     archive(36, message.kernel);
     archive(37, message.groups);
     archive(38, message.cold);
+    archive(39, message.mapped_image);
   }
 };
 
