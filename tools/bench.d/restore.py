@@ -1,7 +1,6 @@
 """Restore: from the start of the process to three moments of a machine that goes on from a snapshot (small kernel, one vCPU,
 256 MiB), its directory or the archive of it, and to the first line of a cold boot beside it. The page cache is warm, as the snapshot lies
 in memory, and cold, on a file system of its own (ext4 on a loop device in memory: what reading costs, without a disk's time)."""
-import base64
 import contextlib
 import json
 import os
@@ -12,6 +11,7 @@ import tempfile
 
 import host_memory
 import peers
+import snapshots
 
 NATIVE = False
 UNIT = "seconds"
@@ -45,7 +45,7 @@ def controlled(vmm, control):
 def original(environment, memory=256, words=GUEST, disks=(), ready="tick 3"):
     """A running guest; save(name, *how) -> the answer; where saves lie; how long its cold boot took."""
     guest = peers.Guest(environment.images["kernel"], environment.images["initramfs"],
-                        "vmm.run64=" + base64.b64encode(words.encode()).decode(), memory=memory, disks=list(disks))
+                        "vmm.run64=" + peers.encoded(words), memory=memory, disks=list(disks))
     directory = tempfile.mkdtemp(prefix="vmm-bench-", dir="/dev/shm")
     control = os.path.join(directory, "control")
     vmm = next(peer for peer in environment.peers if peer.name == "vmm")
@@ -136,3 +136,4 @@ def run(environment):
             os.unlink(working_set(copy))
             forget(copy)
             yield from restore(environment, copy, ", page cache cold")
+    yield from snapshots.restores(environment)

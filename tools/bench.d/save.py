@@ -5,6 +5,7 @@ import shutil
 import tempfile
 
 import restore
+import snapshots
 
 NATIVE = False
 UNIT = "seconds; MiB"
@@ -60,3 +61,4 @@ def run(environment):
                             save("last", "--incremental", os.path.join(directory, parent), "--live"))
     finally:
         shutil.rmtree(disks)
+    yield from snapshots.saves(environment)
