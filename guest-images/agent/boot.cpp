@@ -16,6 +16,7 @@
 #include <string>
 
 #include "guest-images/agent/container.h"
+#include "guest-images/agent/machine.h"
 #include "src/base/text.h"
 #include "src/base/unique_fd.h"
 
@@ -94,6 +95,7 @@ Result<void> boot() {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int target = 0; null >= 0 && target < 3; ++target) (void)::dup2(null, target);
   if (null > 2) ::close(null);
+  wait_for_mapped_image();
   return raise_loopback();
 }
 

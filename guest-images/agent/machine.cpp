@@ -18,6 +18,7 @@
 #include <chrono>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
 #include <span>
 #include <vector>
 
@@ -47,21 +48,28 @@ Result<void> add_random(const protocol::Bytes& seed) {
 
 // The disk of a slot that was filled while the machine stood still: the driver hears of it in its
 // own time. The kernel tells nobody when an empty device gets a size (set_capacity_and_notify).
-// Persistent memory gets its device beside the loading of its driver (nd_device_register()).
+// Persistent memory gets its device beside the loading of its driver (nd_device_register()), and a
+// name that opens a moment after that (device_add_disk()).
 Result<void> wait_for_disk(const std::string& device) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::seconds kPatience{5};
   constexpr int kTurn = 1;  // milliseconds
   UniqueFd disk;
+  int why_closed = 0;
   std::uint64_t size = 0;
   for (const auto deadline = Clock::now() + kPatience;;) {
     if (!disk) disk = UniqueFd(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!disk && errno != ENOENT) return fail_errno("cannot open '{}'", device);
+    if (!disk) why_closed = errno;
+    if (!disk && errno != ENOENT && errno != ENXIO) return fail_errno("cannot open '{}'", device);
     if (disk && ::ioctl(disk.get(), BLKGETSIZE64, &size) < 0) {
       return fail_errno("cannot ask '{}'", device);
     }
     if (size > 0) return {};
-    if (Clock::now() > deadline) return fail("there is no disk in '{}'", device);
+    if (Clock::now() > deadline) {
+      if (disk) return fail("there is no disk in '{}'", device);
+      errno = why_closed;
+      return fail_errno("cannot open '{}'", device);
+    }
     (void)::poll(nullptr, 0, kTurn);
   }
 }
@@ -83,6 +91,15 @@ bool is_mount_point(const std::string& path) {
 }
 
 }  // namespace
+
+void wait_for_mapped_image() {
+  std::error_code none;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/sys/bus/virtio/drivers/virtio_pmem", none)) {
+    // A template is saved soon after this, and who goes on from it would describe the memory anew.
+    if (entry.path().filename().string().starts_with("virtio")) (void)wait_for_disk("/dev/pmem0");
+  }
+}
 
 Welcome welcome() {
   Welcome answer;

@@ -14,6 +14,8 @@ protocol::agent::Welcome welcome();
 Result<void> configure(const protocol::agent::Configure& request, const Places& places);
 // The host name of a container that runs, as it sees it.
 Result<void> set_host_name(int first_process, const std::string& name, const Places& places);
+// Where the machine has persistent memory: until the kernel has described it, or for some seconds.
+void wait_for_mapped_image();
 Result<void> mount_root(const protocol::agent::MountRoot& request, const Places& places);
 Result<void> mount_share(const protocol::agent::MountShare& request);
 // Writes the file `name` of Places::files, which containers see in /etc.

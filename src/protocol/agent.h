@@ -371,7 +371,7 @@ struct Configure {
 // Makes the root of the container: an image, and over it a writable layer.
 struct MountRoot {
   static constexpr std::uint8_t kType = 131;
-  std::string image;  // a block device, "/dev/vda"
+  std::string image;  // a block device, "/dev/vda" or "/dev/pmem0"
   std::string image_type = "erofs";
   std::string writable;  // a block device; empty: in memory
   std::string writable_type = "ext4";

@@ -10,7 +10,7 @@ NATIVE = False
 UNIT = "seconds, and their ratio"
 LESS_IS_BETTER = True
 IMAGES = ["one-small", "sixty-small", "one-large"]
-TITLES = {"one-small": "1 layer, 10 MB", "sixty-small": "60 layers, 10 MB", "one-large": "1 layer, 2 GB"}
+TITLES = {"one-small": "1 layer, 10 MB", "sixty-small": "60 layers, 10 MB", "one-large": "1 layer, 2 GB (a disk, the others are mapped)"}
 TURNS = 3
 
 

@@ -37,6 +37,7 @@ Result<std::unique_ptr<PmemDevice>> PmemDevice::create(const PmemConfig& config,
   if (!start) return fail("{}: {}", name, start.error().message());
   device->range_ = {*start, size};
   device->path_ = config.path;
+  device->is_slot_ = config.slot_size != 0;
   device->versions_ = TRY(files.versions());
   return device;
 }
@@ -103,7 +104,8 @@ Result<void> PmemDevice::restore(state::Sections& sections, std::string_view nam
     return fail("the guest has it at {:#x}, and here it is at {:#x}", state.start,
                 range_.base.value);
   }
-  if (state.sizes.empty()) return {};  // the guest has read zeroes, of no file
+  // As with disks: who fills a slot says what is in it, whatever was there.
+  if (is_slot_) return {};
   bool is_same =
       state.sizes.size() == versions_.size() && state.modified.size() == versions_.size();
   for (std::size_t i = 0; is_same && i < versions_.size(); ++i) {

@@ -43,6 +43,7 @@ class PmemDevice : public Device {
   EventLoop& loop_;
   const PmemFiles files_;
   std::string path_;
+  bool is_slot_ = false;
   MemoryRange range_;
   std::vector<PmemFiles::Version> versions_;
   // While active, on the loop's thread; null: the driver did not enable it.

@@ -213,12 +213,15 @@ TEST_F(RestoredPmem, RefusesAFileThatChanged) {
             "'" + path + "' is not what the guest has read, or was changed since");
 }
 
-TEST_F(RestoredPmem, AnEmptySlotTakesAFileAndAFullOneNoOther) {
+TEST_F(RestoredPmem, ASlotHasWhatItIsFilledWith) {
   const std::uint64_t size = 2u << 20;
   const auto path = file("f", "hello");
+  const auto other = file("g", "other");
   EXPECT_EQ(restored(saved({.slot_size = size}), {.path = path, .slot_size = size}), "");
-  EXPECT_NE(restored(saved({.path = path, .slot_size = size}), {.slot_size = size}), "");
-  EXPECT_NE(restored(saved({.slot_size = size}), {.slot_size = 2 * size}), "");
+  EXPECT_EQ(restored(saved({.path = path, .slot_size = size}), {.path = other, .slot_size = size}),
+            "");
+  EXPECT_EQ(restored(saved({.slot_size = size}), {.slot_size = 2 * size}),
+            "it has 2097152 bytes, '' makes it 4194304");
 }
 
 INSTANTIATE_TEST_SUITE_P(Pmem, DeviceSuite,

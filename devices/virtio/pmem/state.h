@@ -13,8 +13,8 @@ struct PmemState {
   static constexpr std::uint32_t kVersion = 1;
   std::uint64_t start = 0;  // guest address
   std::uint64_t size = 0;   // bytes
-  // Of the files, in their order: bytes, and when each was changed (ns since 1970). None: an empty
-  // slot.
+  // Of the files, in their order: bytes, and when each was changed (ns since 1970). What a slot has
+  // is not compared.
   std::vector<std::uint64_t> sizes;
   std::vector<std::int64_t> modified;
   template <typename Archive>

@@ -4,7 +4,8 @@
 //                     /lock         held by the supervisor and its machine while either lives
 //                     /supervisor   socket of the supervisor (wire.h); `pid` beside it
 //                     /vsock, control     sockets of the machine
-//                     /image.vmdk, writable.img   its disks; of one that is made of a snapshot
+//                     /image.vmdk, writable.img   what its machine has; of one that is made of a
+//                     snapshot
 //                                 writable.qcow2, a layer over the snapshot's
 //                     /log, log.1 ...     what it wrote (log_writer.h)
 //

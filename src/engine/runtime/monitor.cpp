@@ -18,8 +18,8 @@ namespace vmm::engine {
 namespace {
 
 constexpr std::uint64_t kMib = 1u << 20;
-constexpr std::uint64_t kKernelRoom = 80;     // MiB beside a container's limit
-constexpr std::uint64_t kLeastMemory = 176;   // MiB; the kernel and its initramfs
+constexpr std::uint64_t kKernelRoom = 64;     // MiB beside a container's limit
+constexpr std::uint64_t kLeastMemory = 160;   // MiB; the kernel and its initramfs
 constexpr std::uint64_t kUsualMemory = 2048;  // MiB; what is not used goes back to the host
 constexpr std::uint32_t kMostCpus = 8;
 constexpr const char* kImageSlot = "8T";  // EROFS of 4 KiB blocks goes to 16
@@ -72,9 +72,6 @@ std::vector<std::string> machine_words(const ContainerSpec& spec, const MachineF
 // A person's own kernel may have no driver.
 bool has_mapped_slot(const ContainerSpec& spec) { return spec.kernel.empty(); }
 
-// As the disks are.
-std::string mapped_image() { return fmt::format("image.vmdk,format=vmdk,size={}M", kMappedSlot); }
-
 // What it is connected to, besides its disks.
 std::vector<std::string> connection_words(const Container& container) {
   std::vector<std::string> words = {"--vsock", "vsock",  "--control",
@@ -93,9 +90,10 @@ std::string writable_disk(const Container& container) {
 MachineSize machine_size(const ContainerSpec& spec) {
   MachineSize size;
   const auto host = host_memory_mib();
+  const auto room = has_mapped_slot(spec) ? kMappedSlot / 64 : 0;  // of the slot's description
   size.memory_mib = spec.memory == 0 ? std::min(kUsualMemory, host / 2)
-                                     : (spec.memory + kMib - 1) / kMib + kKernelRoom;
-  size.memory_mib = std::min(std::max(size.memory_mib, kLeastMemory), host);
+                                     : (spec.memory + kMib - 1) / kMib + kKernelRoom + room;
+  size.memory_mib = std::min(std::max(size.memory_mib, kLeastMemory + room), host);
   const auto online = static_cast<std::uint32_t>(::sysconf(_SC_NPROCESSORS_ONLN));
   const auto wanted =
       spec.cpu_limit == 0 ? kMostCpus : static_cast<std::uint32_t>((spec.cpu_limit + 999) / 1000);
@@ -104,19 +102,26 @@ MachineSize machine_size(const ContainerSpec& spec) {
 }
 
 bool maps_image(const ContainerSpec& spec, std::span<const ImageFile> files) {
+  constexpr std::uint64_t kPage = 4096;
   std::uint64_t size = 0;
-  for (const auto& file : files) size += file.size;
-  return has_mapped_slot(spec) && size <= kMappedSlot * kMib;
+  bool has_whole_pages = true;  // as all that we write
+  for (const auto& file : files) {
+    size += file.size;
+    has_whole_pages = has_whole_pages && file.size % kPage == 0;
+  }
+  return has_mapped_slot(spec) && has_whole_pages && size <= kMappedSlot * kMib;
 }
 
 // The image in a slot: a snapshot of the machine has its copies' own lists of files there.
 std::vector<std::string> boot_words(const Container& container, const MachineFiles& files) {
   auto words = machine_words(container.spec, files);
-  // The disks keep their places.
+  // The writable layer is the second disk, as it is in a template.
   const auto disk = container.spec.mapped_image ? "" : "image.vmdk,format=vmdk,";
   append(words, {"--disk", fmt::format("{}size={},ro", disk, kImageSlot), "--disk",
                  writable_disk(container)});
-  if (container.spec.mapped_image) append(words, {"--pmem", mapped_image()});
+  if (container.spec.mapped_image) {
+    append(words, {"--pmem", fmt::format("image.vmdk,format=vmdk,size={}M", kMappedSlot)});
+  }
   append(words, connection_words(container));
   return words;
 }
@@ -134,7 +139,7 @@ std::vector<std::string> template_words(const ContainerSpec& spec, const Machine
 std::vector<std::string> restore_words(const Container& container, const std::string& path) {
   std::vector<std::string> words = {"vmm", "--restore", path, "--serial", "none"};
   if (container.spec.mapped_image) {
-    append(words, {"--pmem", mapped_image()});
+    append(words, {"--pmem", "image.vmdk,format=vmdk"});
   } else {
     append(words, {"--disk", "blk0=image.vmdk,format=vmdk"});
   }
@@ -151,7 +156,6 @@ Result<std::vector<ImageFile>> image_files(const ContentStore& content, const Im
   const auto add = [&files](const std::string& path) -> Result<void> {
     struct stat status{};
     if (::stat(path.c_str(), &status) < 0) return fail_errno("cannot read '{}' of the image", path);
-    // A layer without files' data has no blocks.
     if (status.st_size > 0) files.push_back({path, static_cast<std::uint64_t>(status.st_size)});
     return {};
   };

@@ -22,7 +22,7 @@ struct MachineSize {
 };
 MachineSize machine_size(const ContainerSpec& spec);
 
-// What an image is as a disk: its merged metadata, then its layers, whole pages each.
+// What an image is, one behind the other: its merged metadata, then its layers, whole pages each.
 struct ImageFile {
   std::string path;
   std::uint64_t size = 0;  // bytes
