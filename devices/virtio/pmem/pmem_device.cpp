@@ -20,9 +20,6 @@ constexpr std::uint32_t kFlush = 0;
 constexpr std::uint32_t kDone = 0;
 constexpr std::uint32_t kFailed = ~std::uint32_t{0};
 
-// What is served before the loop sees to its other tasks; each request costs as much as one.
-constexpr std::size_t kMaxTurn = 64;
-
 }  // namespace
 
 Result<std::unique_ptr<PmemDevice>> PmemDevice::create(const PmemConfig& config,

@@ -18,6 +18,9 @@ namespace vmm::virtio {
 
 class PmemDevice : public Device {
  public:
+  // Requests that are served before the loop sees to its other tasks.
+  static constexpr std::size_t kMaxTurn = 16;
+
   // Lays the files out in a window of `memory`, and serves on `loop`, whose thread must not wait
   // for the one that calls activate or deactivate.
   static Result<std::unique_ptr<PmemDevice>> create(const PmemConfig& config,

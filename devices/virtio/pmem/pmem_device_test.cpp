@@ -170,16 +170,10 @@ TEST_F(ActivePmem, TakesRequestsWithoutRoom) {
 }
 
 TEST_F(ActivePmem, ServesMoreThanOneTurn) {
-  // The ring has 64 descriptors, as many as a turn takes at most.
-  for (int round = 0; round < 2; ++round) {
-    test::DriverQueue driver(harness_.ram(), 64);
-    (void)harness_.device().deactivate();
-    ASSERT_TRUE(harness_.device().activate(test::activation_of(
-        harness_.ram().memory(), harness_.device().features(), {&driver}, interrupts_)));
-    for (int i = 0; i < 64; ++i) driver.add({writable(4)});
-    driver.kick();
-    for (int i = 0; i < 64; ++i) ASSERT_TRUE(driver.wait_used()) << i;
-  }
+  constexpr std::size_t kRequests = 3 * PmemDevice::kMaxTurn;
+  for (std::size_t i = 0; i < kRequests; ++i) driver_.add({writable(4)});
+  driver_.kick();
+  for (std::size_t i = 0; i < kRequests; ++i) ASSERT_TRUE(driver_.wait_used()) << i;
 }
 
 class RestoredPmem : public PmemTest {
