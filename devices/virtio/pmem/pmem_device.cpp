@@ -44,36 +44,6 @@ void PmemDevice::read_config(std::uint64_t offset, std::span<std::byte> target) 
   read_config_bytes(std::as_bytes(std::span(&config, 1)), offset, target);
 }
 
-Result<void> PmemDevice::activate(Activation activation) {
-  Result<void> result;
-  loop_.call([&] {
-    if (auto& active = activation.queues.at(0)) {
-      auto queue = std::make_unique<ServedQueue>(
-          loop_, std::uint16_t{0}, std::move(*active), *activation.interrupts, kMaxTurn,
-          [this](const Chain& chain) { return serve(chain); },
-          [interrupts = activation.interrupts](std::string_view reason) {
-            interrupts->needs_reset(reason);
-          });
-      result = queue->start();
-      if (!result) return;
-      queue_ = std::move(queue);
-    }
-    active_ = true;
-  });
-  return result;
-}
-
-std::vector<std::optional<Queue>> PmemDevice::deactivate() {
-  std::vector<std::optional<Queue>> queues;
-  loop_.call([&] {
-    if (!std::exchange(active_, false)) return;
-    auto& queue = queues.emplace_back();
-    if (queue_) queue = queue_->stop();
-    queue_.reset();
-  });
-  return queues;
-}
-
 // There is nothing to flush: the guest cannot write.
 Handled PmemDevice::serve(const Chain& chain) {
   const auto request = read_struct<std::uint32_t>(chain.readable());

@@ -7,16 +7,15 @@
 #include <memory>
 #include <string>
 
-#include "devices/virtio/device.h"
+#include "devices/virtio/one_queue_device.h"
 #include "devices/virtio/pmem/config.h"
 #include "devices/virtio/pmem/pmem_files.h"
-#include "devices/virtio/served_queue.h"
 #include "src/base/event_loop.h"
 #include "src/hypervisor/memory/guest_memory.h"
 
 namespace vmm::virtio {
 
-class PmemDevice : public Device {
+class PmemDevice : public OneQueueDevice {
  public:
   // Requests that are served before the loop sees to its other tasks.
   static constexpr std::size_t kMaxTurn = 16;
@@ -29,29 +28,22 @@ class PmemDevice : public Device {
   ~PmemDevice() override { (void)deactivate(); }
 
   DeviceType type() const override { return DeviceType::pmem; }
-  std::uint64_t features() const override { return kFeatureEventIdx | kFeatureIndirectDescriptors; }
-  std::vector<std::uint16_t> queue_sizes() const override { return {64}; }
   void read_config(std::uint64_t offset, std::span<std::byte> target) const override;
-  Result<void> activate(Activation activation) override;
-  std::vector<std::optional<Queue>> deactivate() override;
   void save(state::Sections& sections, std::string_view name) const override;
   Result<void> restore(state::Sections& sections, std::string_view name) override;
   NamedValues metrics() override;
   NamedValues status() const override;
 
  private:
-  PmemDevice(EventLoop& loop, PmemFiles files) : loop_(loop), files_(std::move(files)) {}
-  Handled serve(const Chain& chain);
+  PmemDevice(EventLoop& loop, PmemFiles files)
+      : OneQueueDevice(loop, kMaxTurn), files_(std::move(files)) {}
+  Handled serve(const Chain& chain) override;
 
-  EventLoop& loop_;
   const PmemFiles files_;
   std::string path_;
   bool is_slot_ = false;
   MemoryRange range_;
   std::vector<PmemFiles::Version> versions_;
-  // While active, on the loop's thread; null: the driver did not enable it.
-  bool active_ = false;
-  std::unique_ptr<ServedQueue> queue_;
   std::atomic<std::uint64_t> requests_{0};
 };
 

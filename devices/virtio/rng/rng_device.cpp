@@ -31,36 +31,6 @@ void RngDevice::read_config(std::uint64_t offset, std::span<std::byte> target) c
   read_config_bytes({}, offset, target);
 }
 
-Result<void> RngDevice::activate(Activation activation) {
-  Result<void> result;
-  loop_.call([&] {
-    if (auto& active = activation.queues.at(0)) {
-      auto queue = std::make_unique<ServedQueue>(
-          loop_, std::uint16_t{0}, std::move(*active), *activation.interrupts, kMaxTurn,
-          [this](const Chain& chain) { return serve(chain); },
-          [interrupts = activation.interrupts](std::string_view reason) {
-            interrupts->needs_reset(reason);
-          });
-      result = queue->start();
-      if (!result) return;
-      queue_ = std::move(queue);
-    }
-    active_ = true;
-  });
-  return result;
-}
-
-std::vector<std::optional<Queue>> RngDevice::deactivate() {
-  std::vector<std::optional<Queue>> queues;
-  loop_.call([&] {
-    if (!std::exchange(active_, false)) return;
-    auto& queue = queues.emplace_back();
-    if (queue_) queue = queue_->stop();
-    queue_.reset();
-  });
-  return queues;
-}
-
 Handled RngDevice::serve(const Chain& chain) {
   const std::size_t filled = fill_random(chain.writable(), kMaxRequest);
   requests_.fetch_add(1, std::memory_order_relaxed);

@@ -232,7 +232,8 @@ Result<void> reconnect_vsock(const Reconnection& to, MachineConfig& config) {
   return {};
 }
 
-// A snapshot has no copy of the files: their content is compared with what the guest has read.
+// A snapshot has no copy of the files. Whether one is what the guest has read, the device says when
+// its state is restored.
 Result<void> reconnect_pmems(const Reconnection& to, MachineConfig& config) {
   auto& pmems = config.pmems;
   const auto& given = to.given.pmems;
